@@ -1,0 +1,1 @@
+"""ctloop: continuous training closed by events."""

@@ -1,0 +1,1 @@
+"""The contract: every fact on the bus, its envelope and its topic. Imports pydantic only."""
