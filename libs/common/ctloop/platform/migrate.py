@@ -15,11 +15,12 @@ from ctloop.events.topics import FACTS, PARTITIONS, SERVICES, dead_letters
 from ctloop.platform import pipelines
 from ctloop.platform.delivery import SCHEMA as DELIVERY_SCHEMA
 from ctloop.platform.jobs import SCHEMA as JOBS_SCHEMA
-from ctloop.platform.settings import KafkaSettings, PostgresSettings, Settings
+from ctloop.platform.settings import KafkaSettings, PostgresSettings, S3Settings, Settings
 
 log = logging.getLogger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
+MLFLOW_BUCKET = "mlflow"
 STATELESS = ("serving",)
 """Services without a database."""
 
@@ -105,10 +106,31 @@ async def make_schemas(postgres: PostgresSettings, roles: Mapping[str, str]) -> 
         await connection.close()
 
 
+def make_buckets(s3: S3Settings, names: tuple[str, ...]) -> None:
+    """Create the buckets that are missing."""
+    from minio import Minio  # noqa: PLC0415 heavy
+
+    keys = s3.keys()
+    client = Minio(
+        s3.endpoint.split("://")[-1],
+        access_key=keys.access_key,
+        secret_key=keys.secret_key.get_secret_value(),
+        secure=s3.endpoint.startswith("https"),
+        region=s3.region,
+    )
+    for name in names:
+        if not client.bucket_exists(bucket_name=name):
+            client.make_bucket(bucket_name=name)
+
+
 async def migrate(settings: Settings) -> None:
-    """Topics and schemas, side by side."""
-    await asyncio.gather(make_topics(settings.kafka), make_schemas(settings.postgres, settings.postgres.roles()))
-    log.info("topics and schemas are there")
+    """Topics, schemas and buckets, side by side."""
+    await asyncio.gather(
+        make_topics(settings.kafka),
+        make_schemas(settings.postgres, settings.postgres.roles()),
+        asyncio.to_thread(make_buckets, settings.s3, (settings.s3.bucket, MLFLOW_BUCKET)),
+    )
+    log.info("topics, schemas and buckets are there")
 
 
 def main() -> None:
