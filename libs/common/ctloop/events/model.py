@@ -38,6 +38,7 @@ class ModelValidated(ModelEvent):
     champion_metrics: tuple[Measured, ...] = Field(default=(), description="The champion's on the same rows.")
     champion_epoch: int = Field(description="Epoch of the champion it was compared with; 0: there was none.", ge=0)
     evidence: ObjectRef = Field(description="All values and the rows they come from, JSON.")
+    replay_seconds: float = Field(default=0.0, description="Wall time spent in replaying both on the gate rows.", ge=0)
 
     @property
     def discriminator(self) -> str:
