@@ -1,0 +1,1 @@
+"""Decides when a model is worth training again, and trains it."""
