@@ -1,0 +1,1 @@
+"""Serving: verified ONNX bytes answer requests, with nothing else running."""

@@ -1,0 +1,56 @@
+"""Composition root of serving."""
+
+from datetime import UTC, datetime
+
+from ctloop.platform.service import Service, build_service
+
+from ctloop.platform.settings import Settings
+from ctloop.platform.storage import Objects
+from ctloop_serving.batcher import Batcher
+from ctloop_serving.capture import Capture
+from ctloop_serving.deployments import Deployments
+from ctloop_serving.kafka_facts import KafkaFacts
+from ctloop_serving.model_cache import ModelCache
+from ctloop_serving.pointer_watch import KafkaWake, PointerWatch
+from ctloop_serving.protocol import InferenceProtocol
+from ctloop_serving.registry_http import RegistryHttp
+from ctloop_serving.rollout import Rollout
+from ctloop_serving.runtime import ServingRuntime
+
+
+def clock() -> datetime:
+    """Wall clock, UTC."""
+    return datetime.now(UTC)
+
+
+def create_app(settings: Settings) -> Service:
+    """Serving: one replica. It reads and writes no database and joins no group."""
+    replica = f"serving-{settings.service.ordinal}"
+    kafka = settings.kafka
+    objects = Objects(settings.s3)
+    registry = RegistryHttp(settings.registry.url)
+    facts = KafkaFacts(kafka.bootstrap, kafka.prefix, replica)
+    deployments = Deployments()
+    rollout = Rollout(
+        registry=registry,
+        objects=objects,
+        cache=ModelCache(settings.service.data_dir / "models"),
+        deployments=deployments,
+        facts=facts,
+        replica=replica,
+        clock=clock,
+    )
+    watch = PointerWatch(registry, rollout, deployments)
+    wake = KafkaWake(kafka.bootstrap, kafka.prefix, f"{replica}-wake", watch)
+    capture, batcher = Capture(facts, clock), Batcher()
+    protocol = InferenceProtocol(deployments, batcher, capture, clock)
+    return build_service(
+        "serving",
+        settings,
+        database=False,
+        hears=(),
+        asgi=protocol,
+        resources=(objects, registry, facts, ServingRuntime(rollout, capture, batcher)),
+        background=(lambda edge: watch.run(), lambda edge: wake.run(), lambda edge: capture.run()),
+        ready=lambda: deployments.ready,
+    )
