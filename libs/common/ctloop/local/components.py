@@ -297,7 +297,6 @@ class S3(Component):
             "SERVICES": "s3",
             "IOT_MTLS_ENABLED": "false",  # would listen on all interfaces
             "SFTP_ENABLED": "false",
-            "AUTH": "true",
             "AWS_ACCESS_KEY_ID": keys.access_key,
             "AWS_SECRET_ACCESS_KEY": keys.secret_key,
             "S3_PERSIST": "1",
@@ -307,7 +306,7 @@ class S3(Component):
         }
         where = ("--host", LOOPBACK, "--port", str(self.place.port), "--timeout-keep-alive", "75")
         how = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
-        return Run((*PYTHON, "uvicorn", "ministack.app:app", *where, *how), environment)
+        return Run((*PYTHON, "uvicorn", "--factory", "ctloop.local.s3_server:create_app", *where, *how), environment)
 
     def provision(self) -> Run | None:
         return Run((*PYTHON, "ctloop.local.provision", "s3", str(self.place.keys.folder.parent)))
