@@ -1,5 +1,6 @@
 """The five components: how each is prepared, started and asked whether it is ready. Every flag was measured."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from ctloop.local import probes
 from ctloop.local.keys import Keys
 from ctloop.local.ports import LOOPBACK
+from ctloop.local.processes import read_row
 from ctloop.local.unprivileged import Unprivileged, find_unprivileged, give
 
 PYTHON = (sys.executable, "-P", "-m")
@@ -260,7 +262,16 @@ class Postgres(Component):
         run = self._as_nobody("postgres", *where, *options)
         if self._way is not None and self._way.owner is not None:
             give(self.data, self._way.owner)
+        self._forget_dead_server()
         return run
+
+    def _forget_dead_server(self) -> None:
+        """A killed server whose parent died too is a zombie for seconds; PostgreSQL takes it for running."""
+        note = self.data / "postmaster.pid"
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            row = read_row(int(note.read_text().split()[0]))
+            if row is not None and row.state in "ZX":
+                note.unlink()
 
     def provision(self) -> Run | None:
         return Run((*PYTHON, "ctloop.local.provision", "postgres", str(self.place.keys.folder.parent)))

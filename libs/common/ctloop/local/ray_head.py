@@ -14,16 +14,16 @@ from pathlib import Path
 from ctloop.local.ports import LOOPBACK
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
-GUARD = 'read _; kill -KILL -- -"$1"'
+GUARD = 'read _; kill -s KILL -- "-$1"'
 """Reads until its writer, this process, is gone however it went; then ends Ray's agents, which would live on."""
 
 
 def guard_group() -> subprocess.Popen[bytes]:
     """A tiny process outside our group that ends all of it when we are gone."""
-    reader, writer = os.pipe()
+    reader, _ = os.pipe()
     guard = subprocess.Popen(("sh", "-c", GUARD, "sh", str(os.getpgrp())), stdin=reader, start_new_session=True)
     os.close(reader)
-    os.set_inheritable(writer, False)  # the end of this process alone closes it
+    # The writer stays open, in this process alone, for as long as it lives.
     return guard
 
 
