@@ -13,8 +13,8 @@ def asyncapi(service: str, hears: Iterable[type[Event]], says: Iterable[type[Eve
 
     The broker is declared, never started: services consume through ``ctloop.platform.delivery``.
     """
-    from faststream.kafka import KafkaBroker  # noqa: PLC0415 heavy
-    from faststream.specification import AsyncAPI  # noqa: PLC0415
+    from faststream.kafka import KafkaBroker
+    from faststream.specification import AsyncAPI
 
     broker = KafkaBroker("kafka:9092")
     for event in hears:

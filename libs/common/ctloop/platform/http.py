@@ -45,9 +45,7 @@ def install_problems(app: FastAPI) -> None:
 
     async def on_problem(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ProblemResponse)
-        return problem(
-            error.status, error.code, error.title, detail=error.detail, hint=error.hint, errors=error.errors
-        )
+        return problem(error.status, error.code, error.title, detail=error.detail, hint=error.hint, errors=error.errors)
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -108,7 +108,7 @@ async def make_schemas(postgres: PostgresSettings, roles: Mapping[str, str]) -> 
 
 def make_buckets(s3: S3Settings, names: tuple[str, ...]) -> None:
     """Create the buckets that are missing."""
-    from minio import Minio  # noqa: PLC0415 heavy
+    from minio import Minio
 
     keys = s3.keys()
     client = Minio(

@@ -84,3 +84,11 @@ async def dataset_known(connection: Any, dataset: str) -> bool:
     else:
         query, name = "SELECT 1 FROM pipeline WHERE dataset = $1 LIMIT 1", dataset
     return await connection.fetchval(query, name) is not None
+
+
+async def pipeline_row(connection: Any, model: str) -> dict[str, Any] | None:
+    """What this service knows of a model: dataset, pipeline version, digest; None when nothing."""
+    row = await connection.fetchrow(
+        "SELECT model, dataset, pipeline_version, digest FROM pipeline WHERE model = $1", model
+    )
+    return dict(row) if row else None

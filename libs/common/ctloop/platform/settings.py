@@ -79,7 +79,11 @@ class Settings(BaseSettings):
     """Built once, in the composition root; values are passed down, never this object."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CTLOOP_", env_nested_delimiter="__", frozen=True, extra="ignore", nested_model_default_partial_update=True
+        env_prefix="CTLOOP_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        nested_model_default_partial_update=True,
     )
 
     kafka: KafkaSettings = KafkaSettings()

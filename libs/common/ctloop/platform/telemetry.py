@@ -52,7 +52,7 @@ def start_telemetry(service: str, ordinal: int) -> TracerProvider:
         resource=Resource.create({"service.name": f"ctloop-{service}", "service.instance.id": f"{service}-{ordinal}"})
     )
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 heavy
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)

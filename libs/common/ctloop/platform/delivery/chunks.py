@@ -1,0 +1,173 @@
+"""One chunk of one partition: fence, effects, outbox and offset in one transaction; each record gets its fate."""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.propagate import extract
+from opentelemetry.trace import Link, SpanKind
+from prometheus_client import Counter, Histogram
+
+from ctloop.events.pipeline import PipelineReleased
+from ctloop.platform.delivery import disposition
+from ctloop.platform.delivery.edge import Edge
+from ctloop.platform.delivery.hears import Heard, Hears, Said
+from ctloop.platform.delivery.offsets import Fenced, pass_fence
+from ctloop.platform.delivery.records import Arrival, Raw, Record, arrival_of, raw_of
+from ctloop.platform.testing.failpoints import failpoint
+
+log = logging.getLogger("ctloop.consume")
+tracer = trace.get_tracer("ctloop.delivery")
+CONSUMED = Counter(
+    "ctloop_events_consumed", "Records disposed of, by topic and outcome.", ["service", "topic", "outcome"]
+)
+CHUNK_SECONDS = Histogram(
+    "ctloop_chunk_duration_seconds", "One transaction of a chunk, in seconds.", ["service"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
+)  # fmt: skip
+LINKS = 32
+
+
+class NotOurs(Exception):
+    """The fence refused the chunk."""
+
+
+class Chunks:
+    """Applies chunks for one service."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+
+    def decode(self, records: Sequence[Record], topic: str, hears: Hears) -> list[Arrival]:
+        """Records as facts or refusals."""
+        return [arrival_of(raw_of(record, topic), hears, iso_of(record.timestamp)) for record in records]
+
+    async def apply(self, arrivals: Sequence[Arrival], epoch: int) -> None:
+        """Dispose of a chunk. A failure of one record rolls back and runs them one by one, so only that one waits.
+
+        Raises:
+            NotOurs: the fence refused. Errors of a lost database fall through.
+        """
+        with CHUNK_SECONDS.labels(self.edge.service).time(), self._span(arrivals):
+            try:
+                await self._transaction(arrivals, epoch)
+                return
+            except (NotOurs, *disposition.DATABASE_GONE):
+                raise
+            except Exception as error:
+                if len(arrivals) == 1:
+                    await self._dispose_failed(arrivals[0], epoch, error)
+                    return
+            for arrival in arrivals:
+                await self.apply([arrival], epoch)
+
+    async def _transaction(self, arrivals: Sequence[Arrival], epoch: int) -> None:
+        raws = [arrival.raw for arrival in arrivals]
+        failpoint("consume.begin")
+        async with self.edge.transaction() as connection:
+            fenced = await pass_fence(connection, raws[0].topic, raws[0].part, raws, epoch)
+            if not fenced.passed:
+                raise NotOurs
+            todo = await self._sort(connection, arrivals, fenced)
+            events = await self._effects(connection, todo)
+            await self.edge.save(connection, events)
+            failpoint("consume.commit")
+        failpoint("consume.committed")
+        self.edge.tell(events)
+
+    async def _sort(self, connection: Any, arrivals: Sequence[Arrival], fenced: Fenced) -> list[Arrival]:
+        """Quarantine what cannot be read, park what must wait behind an earlier one, drop repeats; the rest is to do."""
+        fresh, todo = set(fenced.fresh), list[Arrival]()
+        for arrival in arrivals:
+            raw, outcome = arrival.raw, "processed"
+            if (raw.source, raw.id) not in fresh:
+                outcome = "duplicate"
+            elif arrival.refusal is not None:
+                await disposition.quarantine(connection, self.edge.service, raw, arrival.refusal)
+                outcome = "quarantined"
+            elif raw.key in fenced.parked_keys and not arrival.hears.commutative:
+                await disposition.park(connection, raw, "behind", "an earlier event of its key waits", timedelta(0), 0)
+                outcome = "parked"
+            else:
+                todo.append(arrival)
+            fresh.discard((raw.source, raw.id))
+            CONSUMED.labels(self.edge.service, raw.topic, outcome).inc()
+        return todo
+
+    async def _effects(self, connection: Any, todo: Sequence[Arrival]) -> tuple[Said, ...]:
+        if not todo:
+            return ()
+        events = await (self._bulk(connection, todo) if todo[0].hears.bulk else self.edge.apply(connection, todo))
+        if todo[0].hears.event is PipelineReleased:
+            await release_unknown(connection)
+        return events
+
+    async def _bulk(self, connection: Any, todo: Sequence[Arrival]) -> tuple[Said, ...]:
+        hears, owner = self.edge.routes[todo[0].hears.event]
+        heard = [Heard(one.event, one.envelope) for one in todo if one.envelope is not None]
+        work = self.edge.work(connection, heard[-1].envelope)
+        returned = await hears.method(owner, heard, work)
+        return tuple(
+            said
+            for one, events in zip(heard, returned, strict=True)
+            for said in self.edge.dress(events, self.edge.work(connection, one.envelope))
+        )
+
+    async def _dispose_failed(self, arrival: Arrival, epoch: int, error: Exception) -> None:
+        """One record failed: quarantine it or park it, and move on, in a transaction of its own."""
+        raw = arrival.raw
+        async with self.edge.transaction() as connection:
+            fenced = await pass_fence(connection, raw.topic, raw.part, [raw], epoch)
+            if not fenced.passed:
+                raise NotOurs
+            if disposition.refused(error):
+                await disposition.quarantine(connection, self.edge.service, raw, error)
+            else:
+                delay = disposition.delay_after(1, error, self.edge.clock)
+                reason, message = disposition.reason_of(error), disposition.message_of(error)
+                await disposition.park(connection, raw, reason, message, delay)
+        outcome = "quarantined" if disposition.refused(error) else "parked"
+        CONSUMED.labels(self.edge.service, raw.topic, outcome).inc()
+        log.warning(
+            "%s: %s", outcome, disposition.message_of(error).strip().splitlines()[-1],
+            extra={"action": outcome, "topic": raw.topic, "event_id": raw.id, "reason": disposition.reason_of(error)},
+        )  # fmt: skip
+
+    async def kill_off(self, raw: Raw, epoch: int, deaths: int) -> None:
+        """A record that ended the process again and again becomes a dead letter."""
+        error = RuntimeError(f"the process died {deaths} times while it handled this record")
+        now = self.edge.clock.now()
+        async with self.edge.transaction() as connection:
+            if not (await pass_fence(connection, raw.topic, raw.part, [raw], epoch)).passed:
+                raise NotOurs
+            await disposition.bury(connection, self.edge.service, raw, error, deaths, now)
+
+    def _span(self, arrivals: Sequence[Arrival]) -> Any:
+        """One span per chunk, linked to where its facts were said."""
+        parents = [one.envelope.traceparent for one in arrivals if one.envelope and one.envelope.traceparent]
+        contexts = [trace.get_current_span(extract({"traceparent": one})).get_span_context() for one in parents[:LINKS]]
+        topic = arrivals[0].raw.topic
+        return tracer.start_as_current_span(
+            f"process {topic}",
+            kind=SpanKind.CONSUMER,
+            links=[Link(context) for context in contexts if context.is_valid],
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.destination.name": topic,
+                "messaging.destination.partition.id": str(arrivals[0].raw.part),
+                "messaging.consumer.group.name": self.edge.service,
+                "messaging.batch.message_count": len(arrivals),
+            },
+        )
+
+
+async def release_unknown(connection: Any) -> None:
+    """What waited for a model or dataset to be declared is due now."""
+    await connection.execute("UPDATE parked SET not_before = clock_timestamp() WHERE reason LIKE 'unknown-%'")
+
+
+def iso_of(timestamp_ms: int) -> str:
+    """A Kafka timestamp as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(max(timestamp_ms, 0) / 1000, UTC).isoformat()

@@ -1,0 +1,84 @@
+"""Dead letters and quarantine for operators: list, look, and play a dead letter again."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter
+
+from ctloop.platform.delivery.edge import Edge
+from ctloop.platform.http import ProblemResponse
+
+LIST_LIMIT = 200
+BYTES_SHOWN = 4096
+
+
+def dead_letter_api(edge: Edge) -> APIRouter:
+    """``/v1/dlq`` and ``/v1/quarantine`` of a service."""
+    api = APIRouter(prefix="/v1", tags=["dead letters"])
+
+    @api.get("/dlq")
+    async def list_dead(state: str = "DEAD", limit: int = 50, after: int = 0) -> dict[str, Any]:
+        """Dead letters, oldest first."""
+        async with edge.reading() as connection:
+            rows = await connection.fetch(
+                "SELECT * FROM dead_event WHERE state = $1 AND n > $2 ORDER BY n LIMIT $3",
+                state, after, min(limit, LIST_LIMIT),
+            )  # fmt: skip
+        return _page([_shown(row) for row in rows], limit)
+
+    @api.get("/dlq/{n}")
+    async def show_dead(n: int) -> dict[str, Any]:
+        """One dead letter with its bytes."""
+        async with edge.reading() as connection:
+            row = await connection.fetchrow("SELECT * FROM dead_event WHERE n = $1", n)
+        if row is None:
+            raise ProblemResponse(404, "CT4041", f"no dead letter {n}")
+        return _shown(row, whole=True)
+
+    @api.post("/dlq/{n}:replay", status_code=202)
+    async def replay_dead(n: int) -> dict[str, Any]:
+        """Hand a dead letter to its handler again: once; nothing is published to Kafka again."""
+        async with edge.transaction() as connection:
+            row = await connection.fetchrow(
+                "UPDATE dead_event SET state = 'REPLAYED' WHERE n = $1 AND state = 'DEAD' RETURNING *", n
+            )
+            if row is None:
+                known = await connection.fetchval("SELECT state FROM dead_event WHERE n = $1", n)
+                status, code = (409, "CT4091") if known else (404, "CT4041")
+                raise ProblemResponse(
+                    status, code, f"dead letter {n} was replayed before" if known else f"no dead letter {n}"
+                )
+            await connection.execute(
+                """INSERT INTO parked (topic, part, "offset", key, source, id, headers, payload, reason)
+                   SELECT topic, part, "offset", key, source, id, headers, payload, 'replay' FROM dead_event WHERE n = $1""",
+                n,
+            )
+        return {"n": n, "state": "REPLAYED"}
+
+    @api.get("/quarantine/events")
+    async def list_quarantine(reason: str | None = None, limit: int = 50, after: int = 0) -> dict[str, Any]:
+        """Events that can never succeed, oldest first, with the reason and their bytes."""
+        async with edge.reading() as connection:
+            rows = await connection.fetch(
+                "SELECT * FROM quarantine WHERE ($1::text IS NULL OR reason = $1) AND n > $2 ORDER BY n LIMIT $3",
+                reason, after, min(limit, LIST_LIMIT),
+            )  # fmt: skip
+        return _page([_shown(row) for row in rows], limit)
+
+    return api
+
+
+def _page(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    return {"items": items, "next_cursor": items[-1]["n"] if len(items) >= limit else None}
+
+
+def _shown(row: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
+    shown = {name: row[name] for name in ("n", "topic", "part", "offset", "source", "reason", "message", "at")}
+    shown |= {"id": str(row["id"]), "key": bytes(row["key"]).decode("utf-8", "replace"), "bytes": len(row["payload"])}
+    shown |= {name: row[name] for name in ("attempts", "state", "first_failed") if name in row.keys()}  # noqa: SIM118
+    body = bytes(row["payload"])
+    shown["payload"] = (body if whole else body[:BYTES_SHOWN]).decode("utf-8", "backslashreplace")
+    if whole:
+        shown |= {"payload_base64": base64.b64encode(body).decode(), "headers": row["headers"]}
+    return shown

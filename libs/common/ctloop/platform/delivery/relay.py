@@ -1,0 +1,132 @@
+"""The outbox relay: what a transaction said is sent at least once, in order per key, and deleted when acknowledged."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from ctloop.platform.delivery.liveness import Liveness
+from ctloop.platform.delivery.producer import close_by_force, open_producer
+from ctloop.platform.testing.failpoints import failpoint
+
+log = logging.getLogger("ctloop.relay")
+BATCH = 500
+POLL_SECONDS = 0.2
+SEND_SECONDS = 10.0
+LOCK_RETRY_SECONDS = 0.1
+
+
+class Relay:
+    """One relay works per schema, by an advisory lock on its own connection; another process's stands by."""
+
+    def __init__(self, bootstrap: str, connect: Callable[[], Any], channel: str, lock: str, liveness: Liveness) -> None:
+        self._bootstrap, self._connect, self._channel, self._lock = bootstrap, connect, channel, lock
+        self._liveness = liveness
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._producer: AIOKafkaProducer | None = None
+
+    async def run(self) -> None:
+        """Relay until stopped; a lost database or broker is tried again for ever."""
+        while not self._stopping.is_set():
+            try:
+                await self._own_and_relay()
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError) as error:
+                log.warning("relay starts again: %s", error, extra={"action": "relay-restart"})
+                await self._discard_producer()
+                self._liveness.stamp("relay")
+                await asyncio.sleep(0.3)
+        await self._discard_producer()
+        self._liveness.forget("relay")
+
+    def stop(self) -> None:
+        """Finish the round and end."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def _own_and_relay(self) -> None:
+        connection: Any = await self._connect()
+        try:
+            await connection.add_listener(self._channel, lambda *_: self._wake.set())
+            while not await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", self._lock):
+                self._liveness.stamp("relay")
+                if await self._idle(LOCK_RETRY_SECONDS):
+                    return
+            while True:
+                self._liveness.stamp("relay")
+                sent = await self._round(connection)
+                if sent < BATCH and await self._idle(POLL_SECONDS):
+                    return
+        finally:
+            with contextlib.suppress(Exception):
+                await connection.close(timeout=1)
+
+    async def _idle(self, seconds: float) -> bool:
+        """Wait for a wake-up; True when it is time to stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        self._wake.clear()
+        return self._stopping.is_set()
+
+    async def _round(self, connection: Any) -> int:
+        rows = await connection.fetch(
+            "SELECT seq, topic, key, headers, payload FROM outbox ORDER BY seq LIMIT $1", BATCH
+        )
+        if not rows:
+            return 0
+        acked = await self._send(rows)
+        failpoint("relay.sent")
+        if acked:
+            await connection.execute("DELETE FROM outbox WHERE seq = ANY($1::bigint[])", acked)
+        failpoint("relay.deleted")
+        return len(rows)
+
+    async def _send(self, rows: Sequence[Any]) -> list[int]:
+        """Send in seq order; the seqs of the acknowledged prefix of each key."""
+        if self._producer is None:
+            self._producer = await open_producer(self._bootstrap)
+        futures: list[asyncio.Future[Any]] = []
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                for row in rows:
+                    headers = [(name, value.encode("latin-1")) for name, value in json.loads(row["headers"])]
+                    futures.append(
+                        await self._producer.send(row["topic"], row["payload"], key=row["key"], headers=headers)
+                    )
+                outcomes: list[Any] = await asyncio.gather(*futures, return_exceptions=True)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("sending stopped: %r", error, extra={"action": "relay-send"})
+            outcomes = [one.exception() if one.done() and not one.cancelled() else error for one in futures]
+            outcomes = [None if one is None else one for one in outcomes] + [error] * (len(rows) - len(futures))
+        failed = [one for one in outcomes if isinstance(one, BaseException)]
+        if failed:
+            log.warning("new producer after %r", failed[0], extra={"action": "producer-rebuilt"})
+            await self._discard_producer()
+        return acked_prefix([(row["topic"], row["key"], row["seq"]) for row in rows], outcomes)
+
+    async def _discard_producer(self) -> None:
+        if self._producer is not None:
+            await close_by_force(self._producer)
+            self._producer = None
+
+
+def acked_prefix(rows: Sequence[tuple[str, bytes, int]], outcomes: Sequence[object]) -> list[int]:
+    """The seqs that may be deleted: per topic and key, all before the first that failed.
+
+    >>> acked_prefix([("t", b"a", 1), ("t", b"b", 2), ("t", b"a", 3)], [OSError(), None, None])
+    [2]
+    """
+    blocked: set[tuple[str, bytes]] = set()
+    done: list[int] = []
+    for (topic, key, seq), outcome in zip(rows, outcomes, strict=True):
+        if isinstance(outcome, BaseException) or (topic, key) in blocked:
+            blocked.add((topic, key))
+        else:
+            done.append(seq)
+    return done

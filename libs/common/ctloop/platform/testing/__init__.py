@@ -1,0 +1,1 @@
+"""What tests drive services with."""
