@@ -1,7 +1,7 @@
-"""The worker process of training: one long-lived Ray driver, asked over standard input, answering over standard output.
+"""The worker process of training: one long-lived Ray driver, asked and answering over pipes.
 
-A driver that lived through a restart of the head never recovers, so this one ends itself as soon as the head is gone, and
-the service starts another. It ends too when its service does: then its tasks die, and run again under the next fence.
+A driver that lived through a restart of the head never recovers, so this one ends itself as soon as the head is gone,
+and the service starts another. It ends too when its service does: then its tasks die, and run again under the next fence.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 
-from ctloop_training.run_spec import Failed, Lost, Progress, Reply, Request, RunOrder, Trained
+from ctloop.events.manifest import Manifest
+from ctloop_training.run_spec import Failed, Lost, Progress, Reply, Request, RunOrder, Trained, WarmOrder
 
 HEAD_GONE = 75
 """Exit code: the head does not answer any more."""
@@ -40,7 +41,7 @@ def warm(order: str) -> Iterator[str]:
     """The Ray task that has a worker ready before the first run."""
     from ctloop_training import run_task
 
-    yield from run_task.warm(RunOrder.model_validate_json(order))
+    yield from run_task.warm(WarmOrder.model_validate_json(order))
 
 
 def reachable(address: str) -> bool:
@@ -51,16 +52,16 @@ def reachable(address: str) -> bool:
     return False
 
 
-def options(order: RunOrder) -> dict[str, Any]:
+def options(manifest: Manifest, name: str) -> dict[str, Any]:
     """The declared resources; our own attempts count, so Ray never tries again by itself."""
-    asked = order.spec.manifest.resources
+    asked = manifest.resources
     return {
         "num_cpus": asked.cpus,
         "num_gpus": asked.gpus,
         "memory": asked.memory_bytes,
         "max_retries": 0,
         "num_returns": "streaming",
-        "name": f"{order.spec.manifest.model}-{order.spec.run_id}",
+        "name": name,
     }
 
 
@@ -104,11 +105,19 @@ class Driver:
             self._running.pop(request.id, None)
             self._cancelled.discard(request.id)
 
+    def submit(self, request: Request) -> Any:
+        """Hand the order to Ray as JSON."""
+        if request.order is not None:
+            spec = request.order.spec
+            chosen = options(spec.manifest, f"{spec.manifest.model}-{spec.run_id}")
+            return ray.remote(train).options(**chosen).remote(request.order.model_dump_json())
+        assert request.warm is not None, "a request brings one of the two"
+        chosen = options(request.warm.manifest, f"{request.warm.manifest.model}-warm")
+        return ray.remote(warm).options(**chosen).remote(request.warm.model_dump_json())
+
     def messages(self, request: Request) -> Iterator[Said]:
         """What the task yields; ends early when it is cancelled."""
-        assert request.order is not None, "run and warm bring an order"
-        function = ray.remote(train if request.op == "run" else warm)
-        generator = function.options(**options(request.order)).remote(request.order.model_dump_json())
+        generator = self.submit(request)
         self._running[request.id] = generator
         while request.id not in self._cancelled:
             ready, _ = ray.wait([generator], timeout=WAIT_SECONDS)

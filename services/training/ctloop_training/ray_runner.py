@@ -5,14 +5,14 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Coroutine
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
 from ctloop.events.errors import TransientError
 from ctloop.platform.settings import RaySettings
-from ctloop_training.run_spec import Failed, Lost, Progress, Reply, Request, RunOrder, Trained
+from ctloop_training.run_spec import Failed, Lost, OnProgress, Progress, Reply, Request, RunOrder, Trained, WarmOrder
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class RayRunner:
     async def __aenter__(self) -> Self:
         if self._last_order.exists():
             with contextlib.suppress(ValueError):  # of an earlier release
-                order = RunOrder.model_validate_json(self._last_order.read_bytes())
+                order = WarmOrder.model_validate_json(self._last_order.read_bytes())
                 self._spawn(self._warm_until_done(order))
         return self
 
@@ -63,27 +63,23 @@ class RayRunner:
             process.kill()
             await process.wait()
 
-    async def run(
-        self, order: RunOrder, on_progress: Callable[[Progress], "asyncio.Future[None] | object"]
-    ) -> Trained | Failed:
+    async def run(self, order: RunOrder, on_progress: OnProgress) -> Trained | Failed:
         """Run to the end; progress is passed on as it comes. Cancelling it cancels the task by force.
 
         Raises:
             TransientError: what it runs on was lost.
         """
-        async with contextlib.aclosing(self._ask("run", order)) as said:
+        async with contextlib.aclosing(self._ask(order)) as said:
             async for message in said:
                 if isinstance(message, Progress):
-                    result = on_progress(message)
-                    if asyncio.iscoroutine(result):
-                        await result
+                    await on_progress(message)
                 elif isinstance(message, Lost):
                     raise TransientError(message.message)
                 else:
                     return message
         raise TransientError("the Ray task ended without a result")
 
-    async def warm(self, order: RunOrder) -> None:
+    async def warm(self, order: WarmOrder) -> None:
         """Have driver, Ray worker and the user's module ready; remembered for the next start.
 
         Raises:
@@ -91,29 +87,31 @@ class RayRunner:
         """
         self._last_order.parent.mkdir(parents=True, exist_ok=True)
         self._last_order.write_text(order.model_dump_json())
-        async with contextlib.aclosing(self._ask("warm", order)) as said:
+        async with contextlib.aclosing(self._ask(order)) as said:
             async for message in said:
                 if isinstance(message, Lost):
                     raise TransientError(message.message)
                 return
 
-    async def _warm_until_done(self, order: RunOrder) -> None:
+    async def _warm_until_done(self, order: WarmOrder) -> None:
         while True:
             try:
                 return await self.warm(order)
             except TransientError:
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _ask(self, op: str, order: RunOrder) -> AsyncIterator[Said]:
+    async def _ask(self, order: RunOrder | WarmOrder) -> AsyncGenerator[Said]:
         process = await self._driver()
         id = str(uuid4())
+        warming = isinstance(order, WarmOrder)
+        request = Request(op="warm", id=id, warm=order) if warming else Request(op="run", id=id, order=order)
         queue = self._waiting[id] = asyncio.Queue[Said]()
         try:
-            await self._write(process, Request.model_validate({"op": op, "id": id, "order": order}))
+            await self._write(process, request)
             while True:
                 message = await queue.get()
                 yield message
-                if not isinstance(message, Progress) or op == "warm":
+                if not isinstance(message, Progress) or warming:
                     return
         finally:
             del self._waiting[id]
@@ -142,7 +140,8 @@ class RayRunner:
     async def _start(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "ctloop_training.ray_driver", self._settings.address,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=environment(self._settings), limit=LINE_LIMIT,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env=environment(self._settings), limit=LINE_LIMIT,
         )  # fmt: skip
         assert process.stdout is not None
         try:
@@ -168,7 +167,7 @@ class RayRunner:
         for queue in self._waiting.values():
             queue.put_nowait(Lost(message="the Ray driver ended: its head is gone or it was killed"))
 
-    def _spawn(self, work: "asyncio.Future[None] | object") -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

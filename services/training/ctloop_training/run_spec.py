@@ -1,5 +1,6 @@
 """What travels between the service, the driver and the Ray task: the specification of a run and what is said of it."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -8,8 +9,8 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 from ctloop.events.envelope import Value
 from ctloop.events.manifest import Manifest
 from ctloop.events.training import FailureReason
-from ctloop.platform.settings import S3Settings
 from ctloop.events.values import DatasetVersion, Measured, ObjectRef, Parity, Signature, Window
+from ctloop.platform.settings import S3Settings
 
 ParameterValue = bool | int | float | str
 Params = tuple[tuple[str, ParameterValue], ...]
@@ -50,6 +51,13 @@ class RunOrder(Value):
     traceparent: str | None = None
 
 
+class WarmOrder(Value):
+    """A user's module to have loaded before the first run."""
+
+    manifest: Manifest
+    store: S3Settings
+
+
 class Progress(Value):
     """Where a run is: shown to people, kept in the lease."""
 
@@ -58,6 +66,9 @@ class Progress(Value):
     trial: int = 0
     trials: int = 0
     finished: Trial | None = Field(default=None, description="The trial that has just ended.")
+
+
+OnProgress = Callable[[Progress], Awaitable[None]]
 
 
 class Trained(Value):
@@ -102,7 +113,8 @@ class Request(Value):
 
     op: Literal["run", "warm", "cancel"]
     id: str
-    order: RunOrder | None = Field(default=None, description="Of run and warm.")
+    order: RunOrder | None = Field(default=None, description="Of run.")
+    warm: WarmOrder | None = Field(default=None, description="Of warm.")
 
 
 class Reply(Value):

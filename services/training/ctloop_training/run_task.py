@@ -1,4 +1,4 @@
-"""What the Ray task does: read the lake, split, search and fit in the user's process, check what came back, write it."""
+"""What the Ray task does: read the lake, split, search and fit in the user's process, check, write."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from ctloop.platform.storage.object_store import ObjectStore
 from ctloop_training.capsule import capsule
 from ctloop_training.domain.parts import Parts, parts_of
 from ctloop_training.domain.scores import parity_problem, parity_with, scores
-from ctloop_training.run_spec import Failed, Lost, Params, Progress, RunOrder, Trained, Trial
+from ctloop_training.run_spec import Failed, Lost, Params, Progress, RunOrder, Trained, Trial, WarmOrder
 from ctloop_training.search import Search
 from ctloop_training.user_process import Launch, UserFailed, UserProcess
 
@@ -56,10 +56,10 @@ def child_of(manifest: Manifest, objects: ObjectStore) -> UserProcess:
     return found
 
 
-def warm(order: RunOrder) -> Iterator[str]:
+def warm(order: WarmOrder) -> Iterator[str]:
     """Have libraries imported and the user's module loaded before the first run."""
     with contextlib.suppress(UserFailed, CtloopError):  # the run itself will say it
-        child_of(order.spec.manifest, ObjectStore(S3Access.of(order.store)))
+        child_of(order.manifest, ObjectStore(S3Access.of(order.store)))
     yield Progress(stage="waiting").model_dump_json()
 
 
@@ -234,7 +234,7 @@ class Run:
             signature = Signature.model_validate(answer["signature"])
             given = onnx_rows.run(onnx_rows.open_session(body), signature, rows)
             onnx_rows.read_golden(golden.read_bytes())
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own classes for bytes that are no model
+        except Exception as error:  # onnxruntime has classes of its own
             raise UserFailed("export-failed", f"the ONNX form does not run: {error}"[:2000]) from error
         parity = parity_with(self.outputs(rows.num_rows), given)
         if (wrong := parity_problem(parity, self.outputs(rows.num_rows), self.classes)) is not None:

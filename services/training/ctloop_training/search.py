@@ -39,7 +39,7 @@ def middle(parameter: ParameterSpec) -> Any:
 
 
 class Search:
-    """Suggests parameters by TPE. A suggestion depends on the seed, its number and the trials before it, nothing else."""
+    """Suggests parameters by TPE; a suggestion depends on seed, number and the trials before it, nothing else."""
 
     def __init__(self, parameters: Sequence[ParameterSpec], *, trials: int, seed: int) -> None:
         self._parameters = parameters

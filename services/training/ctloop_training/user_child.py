@@ -1,8 +1,8 @@
 """The process that runs the user's function: no secrets, no services, two pipes to the Ray task that started it.
 
-Started by path with ``python -P -S``, so that neither the services' folders nor the task's own are importable. The first
-argument is the JSON of ``user_process.Launch``. Requests and answers are one JSON object per line; columns travel as Arrow
-files, the estimator only as ONNX. Nothing is ever pickled across this line.
+Started by path with ``python -P -S``, so that neither the services' folders nor the task's own are importable. The
+first argument is the JSON of ``user_process.Launch``. Requests and answers are one JSON object per line; columns travel
+as Arrow files, the estimator only as ONNX. Nothing is ever pickled across this line.
 """
 
 import ctypes
@@ -68,11 +68,9 @@ class Worker:
 
     def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Import the libraries and the user's module."""
-        import numpy  # noqa: F401, ICN001 - warmed for the first fit
-        import pandas  # noqa: F401, ICN001
-
         import ctloop.columns
-        import ctloop.onnx_export  # noqa: F401
+        import ctloop.onnx_export  # noqa: F401 - imported now, for the first fit
+
         from ctloop.bundle import load_model
 
         self.model = load_model(Path(self.launch["bundle"]), self.launch["module"], self.launch["function"])
@@ -81,9 +79,9 @@ class Worker:
     def fit(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Fit on an Arrow file; predict another one; export where a folder is named."""
         import numpy as np
+        from ctloop.onnx_export import check_estimator
 
         from ctloop import columns
-        from ctloop.onnx_export import check_estimator
         from ctloop.problems import Problem
 
         rows = read_arrow(request["rows"])

@@ -1,0 +1,34 @@
+"""A decision of the policy as the fact that is said of it."""
+
+from datetime import datetime
+from uuid import UUID
+
+from ctloop.policy.decide import Decision
+
+from ctloop.events.manifest import Manifest
+from ctloop.events.training import RetrainDecided
+from ctloop.events.values import DatasetVersion, Window
+
+
+def retrain_decided(
+    decision: Decision, manifest: Manifest, decision_id: UUID, causes: tuple[UUID, ...], version: DatasetVersion
+) -> RetrainDecided:
+    """The fact of a decision that acts."""
+    assert decision.trigger is not None, "a decision that acts has a trigger"
+    return RetrainDecided(
+        model=manifest.model,
+        decision_id=decision_id,
+        trigger=decision.trigger,
+        reason=decision.reason,
+        tree=decision.tree,
+        causes=causes,
+        data_time=decision.now,
+        dataset=manifest.record.dataset,
+        dataset_version=version,
+        window=Window(start=decision.since, end=decision.now),
+    )
+
+
+def behind(data_time: datetime | None, now: datetime) -> bool:
+    """Whether the newest dataset version known here does not reach a data time yet."""
+    return data_time is None or data_time < now
