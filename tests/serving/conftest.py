@@ -188,6 +188,7 @@ class Replica:
     protocol: InferenceProtocol
     cache: ModelCache
     registry: RegistryHttp
+    facts: KafkaFacts
     client: httpx.AsyncClient
 
     async def deploy(self, version: int, epoch: int, *, bias: float | None = None) -> ChampionPointer:
@@ -196,9 +197,16 @@ class Replica:
         return pointer
 
 
-def replica_on(folder: Path, objects: ObjectFolder, *, kafka: str = NOWHERE, registry: str = f"http://{NOWHERE}") -> Replica:
+def replica_on(
+    folder: Path,
+    objects: ObjectFolder,
+    *,
+    kafka: str = NOWHERE,
+    prefix: str = "",
+    registry: str = f"http://{NOWHERE}",
+) -> Replica:
     """A replica whose disk cache is this folder."""
-    facts, deployments = KafkaFacts(kafka, "", "serving-0"), Deployments()
+    facts, deployments = KafkaFacts(kafka, prefix, "serving-0"), Deployments()
     http = RegistryHttp(registry)
     cache = ModelCache(folder)
     cache.keep_manifest(MANIFEST.digest, MANIFEST)
@@ -214,7 +222,7 @@ def replica_on(folder: Path, objects: ObjectFolder, *, kafka: str = NOWHERE, reg
     capture = Capture(facts, lambda: datetime.now(UTC))
     protocol = InferenceProtocol(deployments, Batcher(), capture, lambda: datetime.now(UTC))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(protocol), base_url="http://serving")  # type: ignore[arg-type]
-    return Replica(objects, deployments, rollout, capture, protocol, cache, http, client)
+    return Replica(objects, deployments, rollout, capture, protocol, cache, http, facts, client)
 
 
 @pytest.fixture

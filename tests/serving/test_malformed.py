@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 ROWS, INFER = "/v1/models/weather-delays/predict", "/v2/models/weather-delays/infer"
-NAMES = st.sampled_from(["temp", "windy", "carrier", "departs", "flight", "id", "late", "inputs", "name", "data", "shape"])
+NAMES = st.sampled_from(
+    ["temp", "windy", "carrier", "departs", "flight", "id", "late", "inputs", "name", "data", "shape"]
+)
 DATATYPES = st.sampled_from(["FP32", "BYTES", "INT64", "BOOL", "FP64", "UINT8", "nonsense"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | DATATYPES
 ANYTHING = st.recursive(
@@ -24,14 +26,17 @@ TENSORS = st.fixed_dictionaries(
     },
 )
 REQUESTS = ANYTHING | st.fixed_dictionaries(
-    {"inputs": st.lists(TENSORS | ANYTHING, max_size=5)}, optional={"parameters": ANYTHING, "outputs": ANYTHING, "id": LEAVES}
+    {"inputs": st.lists(TENSORS | ANYTHING, max_size=5)},
+    optional={"parameters": ANYTHING, "outputs": ANYTHING, "id": LEAVES},
 )
 SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def written(value: Any) -> bytes:
     """As JSON; what JSON cannot say is written as text."""
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS) if _sayable(value) else b'{"temp": "\\ud800"}'
+    return (
+        orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS) if _sayable(value) else b'{"temp": "\\ud800"}'
+    )
 
 
 def _sayable(value: Any) -> bool:

@@ -111,9 +111,7 @@ async def test_many_callers_get_their_own_answers(
     assert found == pytest.approx([says(0.1, one, 1, 1) for one in range(64)], abs=1e-6)
 
 
-async def test_a_slow_model_runs_beside_the_loop(
-    replica: Any, row: dict[str, Any], says: Callable[..., float]
-) -> None:
+async def test_a_slow_model_runs_beside_the_loop(replica: Any, row: dict[str, Any], says: Callable[..., float]) -> None:
     """A model slower than the loop may wait runs in a thread and answers the same."""
     replica.deployments.current["weather-delays"].engine.seconds_per_row = 1.0
     answers = await asyncio.gather(

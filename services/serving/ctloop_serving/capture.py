@@ -54,11 +54,13 @@ class Capture:
         self._outgoing: deque[tuple[PredictionsServed, Envelope, int]] = deque()
         self._rows = 0
         self._more = asyncio.Event()
+        self.dropped = 0
+        """Predictions answered and not captured, since the process began."""
 
     def add(self, answered: Answered) -> None:
         """Remember an answer; when the ring is full it is dropped and counted."""
         if self._rows + answered.request.rows > RING_ROWS:
-            DROPPED.labels(answered.deployment.stamp.model).inc(answered.request.rows)
+            self._drop(answered.deployment.stamp.model, answered.request.rows)
             return
         self._rows += answered.request.rows
         self._ring.append(answered)
@@ -91,9 +93,13 @@ class Capture:
                 await self.ship()
         except TimeoutError:
             for event, _, rows in self._outgoing:
-                DROPPED.labels(event.model).inc(rows)
+                self._drop(event.model, rows)
             for one in self._ring:
-                DROPPED.labels(one.deployment.stamp.model).inc(one.request.rows)
+                self._drop(one.deployment.stamp.model, one.request.rows)
+
+    def _drop(self, model: str, rows: int) -> None:
+        self.dropped += rows
+        DROPPED.labels(model).inc(rows)
 
     def _next_batch(self) -> list[Answered]:
         """The head of the ring, as long as it is one version's and not too large."""
@@ -121,7 +127,7 @@ class Capture:
                 self._outgoing.append((event, envelope, table.num_rows))
             elif table.num_rows == 1:
                 self._rows -= 1
-                DROPPED.labels(model).inc()
+                self._drop(model, 1)
             else:
                 half = table.num_rows // 2
                 waiting += [table.slice(half), table.slice(0, half)]
