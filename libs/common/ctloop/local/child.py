@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from ctloop.local import processes
-from ctloop.local.components import Run
+from ctloop.local.components.component import Run
 from ctloop.local.state import ProcessStatus
 from ctloop.problems import Problem
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +41,12 @@ class Jar:
 def read_lock(path: Path = LOCK) -> tuple[Jar, ...]:
     """The jars of the lock, in its order."""
     lines = (line.split() for line in path.read_text().splitlines() if line and not line.startswith("#"))
-    return tuple(Jar(*coordinates.split(":"), digest.removeprefix("sha256:")) for coordinates, digest in lines)
+    return tuple(_locked(coordinates, digest) for coordinates, digest in lines)
+
+
+def _locked(coordinates: str, digest: str) -> Jar:
+    group, artifact, version = coordinates.split(":")
+    return Jar(group, artifact, version, digest.removeprefix("sha256:"))
 
 
 def is_right(path: Path, sha256: str) -> bool:
@@ -127,7 +132,7 @@ def _try(repository: Path, jar: Jar) -> str:
 
 
 @contextmanager
-def _one_at_a_time(cache: Path) -> Iterator[None]:
+def _one_at_a_time(cache: Path) -> Generator[None]:
     import fcntl
 
     cache.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctloop.local import ports, probes, processes, state
+from ctloop.local import ports, processes, state
 from ctloop.local.child import Child, Plan
-from ctloop.local.components import COMPONENTS, PYTHON, Component, Place, Run
+from ctloop.local.components import COMPONENTS, probes
+from ctloop.local.components.component import PYTHON, Component, Place, Run
 from ctloop.local.environment import SERVICES, service_environment
 from ctloop.local.keys import Keys, write_private
 from ctloop.local.settings import LocalSettings
@@ -252,7 +253,7 @@ def end_orphans(before: Stack | None) -> None:
 
 
 @contextlib.contextmanager
-def only_one(data_dir: Path) -> Iterator[None]:
+def only_one(data_dir: Path) -> Generator[None]:
     """One supervisor per data directory.
 
     Raises:

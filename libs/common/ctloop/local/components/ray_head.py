@@ -38,7 +38,7 @@ def plasma_directory(temp: Path) -> str | None:
 
 
 def main() -> None:
-    """``python -m ctloop.local.ray_head TEMP GCS NODE OBJECTS AGENT RUNTIME-ENV METRICS FIRST LAST``."""
+    """``python -m ctloop.local.components.ray_head TEMP GCS NODE OBJECTS AGENT RUNTIME-ENV METRICS FIRST LAST``."""
     temp = Path(sys.argv[1])
     gcs, node_manager, objects, agent, runtime_env, metrics, first, last = map(int, sys.argv[2:])
     guard_group()
@@ -64,7 +64,7 @@ def main() -> None:
             plasma_directory=plasma_directory(temp),
             temp_dir=str(temp),
             include_dashboard=False,
-            include_log_monitor=False,
+            include_log_monitor=False,  # pyright: ignore[reportArgumentType]  # annotated as text, a bool in truth
             no_monitor=True,
             dashboard_host=LOOPBACK,
         ),

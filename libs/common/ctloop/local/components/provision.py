@@ -51,7 +51,7 @@ def make_buckets(stack: state.Stack) -> None:
 
 
 def main() -> None:
-    """``python -m ctloop.local.provision postgres|s3 DATA``."""
+    """``python -m ctloop.local.components.provision postgres|s3 DATA``."""
     part, data_dir = sys.argv[1:]
     stack = state.read(Path(data_dir))
     if stack is None:

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from ctloop.local import probes, state
+from ctloop.local import state
+from ctloop.local.components import probes
 from ctloop.local.keys import Keys, read_s3_keys
 from ctloop.local.ports import LOOPBACK
 
@@ -64,7 +65,7 @@ def wait_for_database(stack: state.Stack, seconds: float = 90) -> None:
 
 
 def main() -> None:
-    """``python -m ctloop.local.mlflow_server DATA PORT``."""
+    """``python -m ctloop.local.components.mlflow_server DATA PORT``."""
     data_dir, port = Path(sys.argv[1]), int(sys.argv[2])
     stack = state.read(data_dir)
     if stack is None:
