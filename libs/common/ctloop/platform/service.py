@@ -131,7 +131,7 @@ class Service:
         timers = {
             one.event.kind: one.event
             for one in self.hears
-            if isinstance(one.event, type) and issubclass(one.event, Timer)
+            if issubclass(one.event, Timer)
         }
         if self.runs or timers:
             runner = JobRunner(
