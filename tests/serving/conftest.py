@@ -12,6 +12,13 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+from onnx import TensorProto, helper
+
+from ctloop import onnx_rows
+from ctloop.events.errors import TransientError
+from ctloop.events.manifest import FieldSpec, Manifest, RecordSpec
+from ctloop.events.pointer import ChampionPointer
+from ctloop.events.values import Column, DatasetVersion, ObjectRef, Signature, TrafficShare, Window
 from ctloop_serving.batcher import Batcher
 from ctloop_serving.capture import Capture
 from ctloop_serving.deployments import Deployments
@@ -20,13 +27,6 @@ from ctloop_serving.model_cache import ModelCache
 from ctloop_serving.protocol import InferenceProtocol
 from ctloop_serving.registry_http import RegistryHttp
 from ctloop_serving.rollout import Rollout
-from onnx import TensorProto, helper
-
-from ctloop import onnx_rows
-from ctloop.events.errors import TransientError
-from ctloop.events.manifest import FieldSpec, Manifest, RecordSpec
-from ctloop.events.pointer import ChampionPointer
-from ctloop.events.values import Column, DatasetVersion, ObjectRef, Signature, TrafficShare, Window
 
 NAMESPACE = UUID("7b0d8f0e-7d0a-4d55-9d0f-0d4c1f2a3b4c")
 NOWHERE = "127.0.0.1:1"
@@ -220,7 +220,9 @@ def replica_on(
         clock=lambda: datetime.now(UTC),
     )
     capture = Capture(facts, lambda: datetime.now(UTC))
-    protocol = InferenceProtocol(deployments, Batcher(), capture, lambda: datetime.now(UTC))
+    protocol = InferenceProtocol(
+        deployments=deployments, batcher=Batcher(), capture=capture, registry=http, clock=lambda: datetime.now(UTC)
+    )
     client = httpx.AsyncClient(transport=httpx.ASGITransport(protocol), base_url="http://serving")  # type: ignore[arg-type]
     return Replica(objects, deployments, rollout, capture, protocol, cache, http, facts, client)
 

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from ctloop_serving.kafka_facts import KafkaFacts
 
 from ctloop.events.data import PREDICTION_COLUMNS, PredictionsServed
 from ctloop.events.envelope import Envelope, Event, decode_headers
 from ctloop.events.model import DeploymentFailed, ModelDeployed
 from ctloop.platform.migrate import make_topics
 from ctloop.platform.settings import KafkaSettings
+from ctloop_serving.kafka_facts import KafkaFacts
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 PREDICT = "/v1/models/weather-delays/predict"
@@ -43,6 +43,10 @@ async def speaking(
     await made.client.aclose()
 
 
+def _envelope(headers: Any) -> Envelope:
+    return Envelope.from_headers(decode_headers(headers))
+
+
 async def said(bus: KafkaSettings, event: type[Event], count: int, seconds: float = 30) -> list[Heard]:
     """The first facts of a kind on the bus."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bus.bootstrap, group_id=None, auto_offset_reset="earliest")
@@ -55,8 +59,7 @@ async def said(bus: KafkaSettings, event: type[Event], count: int, seconds: floa
         async with asyncio.timeout(seconds):
             while len(found) < count:
                 for records in (await consumer.getmany(timeout_ms=200)).values():
-                    for one in records:
-                        found.append((Envelope.from_headers(decode_headers(one.headers)), one.key, one.value))
+                    found += [(_envelope(one.headers), one.key, one.value) for one in records]
         return found
     finally:
         await consumer.stop()

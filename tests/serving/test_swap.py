@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,12 +16,10 @@ PREDICT = "/v1/models/weather-delays/predict"
 @pytest.fixture
 async def over_tcp(replica: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the replica behind a real HTTP server."""
-    config = uvicorn.Config(replica.protocol, port=0, lifespan="off", log_level="warning")
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(replica.protocol, lifespan="off", log_level="warning"))
+    running = asyncio.create_task(server.serve(sockets=[listening]))
+    port = listening.getsockname()[1]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         yield client
     server.should_exit = True

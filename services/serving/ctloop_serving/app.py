@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
+from ctloop.platform.delivery import Edge
 from ctloop.platform.service import Service, build_service
-
 from ctloop.platform.settings import Settings
 from ctloop.platform.storage import Objects
 from ctloop_serving.batcher import Batcher
@@ -43,7 +43,19 @@ def create_app(settings: Settings) -> Service:
     watch = PointerWatch(registry, rollout, deployments)
     wake = KafkaWake(kafka.bootstrap, kafka.prefix, f"{replica}-wake", watch)
     capture, batcher = Capture(facts, clock), Batcher()
-    protocol = InferenceProtocol(deployments, batcher, capture, clock)
+    protocol = InferenceProtocol(
+        deployments=deployments, batcher=batcher, capture=capture, registry=registry, clock=clock
+    )
+
+    async def watch_pointers(edge: Edge) -> None:
+        await watch.run()
+
+    async def hear_moves(edge: Edge) -> None:
+        await wake.run()
+
+    async def ship_captured(edge: Edge) -> None:
+        await capture.run()
+
     return build_service(
         "serving",
         settings,
@@ -51,6 +63,6 @@ def create_app(settings: Settings) -> Service:
         hears=(),
         asgi=protocol,
         resources=(objects, registry, facts, ServingRuntime(rollout, capture, batcher)),
-        background=(lambda edge: watch.run(), lambda edge: wake.run(), lambda edge: capture.run()),
-        ready=lambda: deployments.ready,
+        background=(watch_pointers, hear_moves, ship_captured),
+        ready=lambda: {} if deployments.ready else {"model": "no verified model is held"},
     )

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from prometheus_client import Counter, Histogram
 
+from ctloop.events.errors import TransientError
 from ctloop_serving.batcher import Batcher
 from ctloop_serving.capture import Answered, Capture
 from ctloop_serving.deployments import Deployment, Deployments
@@ -19,11 +20,13 @@ from ctloop_serving.domain.refusals import (
     not_ready,
     too_large,
     unknown_model,
+    unknown_pipeline,
     unknown_version,
     wrong_method,
 )
 from ctloop_serving.domain.request import Computed, Decoded
 from ctloop_serving.prediction_ids import PredictionIds
+from ctloop_serving.registry_http import RegistryHttp
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -47,13 +50,22 @@ class InferenceProtocol:
     """Answers requests; every answer names model, version, digest, epoch and prediction id."""
 
     def __init__(
-        self, deployments: Deployments, batcher: Batcher, capture: Capture, clock: Callable[[], datetime]
+        self,
+        *,
+        deployments: Deployments,
+        batcher: Batcher,
+        capture: Capture,
+        registry: RegistryHttp,
+        clock: Callable[[], datetime],
     ) -> None:
-        self._deployments, self._batcher, self._capture, self._clock = deployments, batcher, capture, clock
+        self._deployments, self._batcher, self._capture = deployments, batcher, capture
+        self._registry, self._clock = registry, clock
         self._ids = PredictionIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One HTTP request."""
+        """One HTTP request; a websocket is closed."""
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
         path: str = scope["path"]
         kind = JSON_TYPE
         try:
@@ -81,6 +93,9 @@ class InferenceProtocol:
             case ["v2", "models", model, "versions", version, "infer"]:
                 _only(method, "POST")
                 return await self._infer(self._find(model, version), await _body(scope, receive))
+            case ["v1", "pipelines", model]:
+                _only(method, "GET", "HEAD")
+                return await self._pipeline(model)
             case _:
                 _only(method, "GET", "HEAD")
                 return self._describe(path)
@@ -98,9 +113,6 @@ class InferenceProtocol:
                 return 200, orjson.dumps({"items": [_summary(one) for one in held], "next_cursor": None})
             case ["v1", "models", model]:
                 return 200, orjson.dumps(_summary(self._find(model)))
-            case ["v1", "pipelines", model]:
-                found = self._find(model)
-                return 200, orjson.dumps({"model": model, "digest": found.pointer.pipeline_digest})
             case _:
                 raise no_such_path("/" + "/".join(path))
 
@@ -132,6 +144,16 @@ class InferenceProtocol:
         if version is not None and version != str(found.stamp.version):
             raise unknown_version(model, version, found.stamp.version)
         return found
+
+    async def _pipeline(self, model: str) -> Answer:
+        """The newest pipeline of a model: serving keeps none, it reads manifests when it needs them."""
+        try:
+            found = await self._registry.pipeline(model)
+        except TransientError as error:
+            raise Refusal(503, "CT5011", "the registry does not answer", str(error)) from error
+        if found is None:
+            raise unknown_pipeline(model)
+        return 200, orjson.dumps(found)
 
     async def _predict(self, model: str, body: bytes) -> Answer:
         started = time.perf_counter()

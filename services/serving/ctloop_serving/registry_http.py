@@ -51,6 +51,10 @@ class RegistryHttp:
             raise TransientError(f"the registry does not know manifest {digest[:12]}")
         return _read(Manifest, body)
 
+    async def pipeline(self, model: str) -> dict[str, Any] | None:
+        """The newest pipeline of a model as the registry shows it; None: there is none."""
+        return cast(dict[str, Any] | None, await self._get(f"/v1/pipelines/{model}", {}))
+
     async def _get(self, path: str, query: dict[str, str]) -> Any:
         try:
             answer = await self._client.get(path, params=query)

@@ -60,8 +60,8 @@ class RecordSpec(Value):
 
     @property
     def inputs(self) -> tuple[FieldSpec | DerivedSpec, ...]:
-        """The columns of X in their order: fields without id and time, then derived ones."""
-        return (*(one for one in self.fields if one.name not in (self.id, self.time)), *self.derived)
+        """The columns of X in their order: fields without id and times, then derived ones."""
+        return (*(one for one in self.fields if one.name != self.id and one.kind != "time"), *self.derived)
 
 
 class ParameterSpec(Value):
@@ -118,8 +118,9 @@ class Manifest(Value):
     python: str = Field(description="major.minor it was compiled with.")
 
     def canonical(self) -> bytes:
-        """The bytes the digest is made of: sorted keys, no spaces."""
+        """The bytes the digest is made of: sorted keys, no spaces; the bundle by its content, wherever it is stored."""
         body = self.model_dump(mode="json")
+        del body["bundle"]["uri"]
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @property

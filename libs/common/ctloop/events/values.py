@@ -66,7 +66,7 @@ class Column(Value):
     """One input or output of a model."""
 
     name: str
-    kind: str = Field(description="number, boolean or text.")
+    kind: str = Field(description="number, boolean, text or time (int64 microseconds since the epoch, UTC).")
 
 
 class Signature(Value):

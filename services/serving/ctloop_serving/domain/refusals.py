@@ -76,6 +76,11 @@ def unknown_model(model: str, known: tuple[str, ...]) -> Refusal:
     return Refusal(404, "CT5004", f"no model {model[:100]!r} is served here", f"served: {names}")
 
 
+def unknown_pipeline(model: str) -> Refusal:
+    """No model file of that name was applied."""
+    return Refusal(404, "CT4042", f"no pipeline of model {model[:100]!r} is known", hint="apply its file: ctloop apply")
+
+
 def unknown_version(model: str, version: str, current: int) -> Refusal:
     """Only the champion answers."""
     detail = f"version {current} answers for {model}"

@@ -1,0 +1,156 @@
+"""What a user is told when something is wrong: code, cause, hint, docs; and the catalogue of codes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any
+
+
+class Exit(IntEnum):
+    """Exit codes of the command."""
+
+    OK = 0
+    NO = 1
+    """The domain says no: a gate failed, a check found something."""
+    USAGE = 2
+    NOT_FOUND = 3
+    AUTH = 4
+    CONFLICT = 5
+    DEPENDENCY = 6
+    TIMEOUT = 7
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of problem: what it is called and what helps, whatever the case at hand."""
+
+    title: str
+    help: str
+    exit_code: Exit = Exit.NO
+
+
+class Problem(Exception):
+    """One problem, said in four parts.
+
+    Args:
+        code: a key of the catalogue.
+        cause: what was found, with the name or value at fault.
+        hint: what to do, a command or a line of code; empty: the catalogue's help.
+        title: replaces the catalogue's title where the case is more telling.
+    """
+
+    def __init__(self, code: str, cause: str, hint: str = "", *, title: str = "") -> None:
+        entry = CATALOGUE[code]
+        self.code = code
+        self.title = title or entry.title
+        self.cause = cause
+        self.hint = hint or entry.help
+        self.exit_code = entry.exit_code
+        super().__init__(self.text())
+
+    def text(self) -> str:
+        """The four parts, for people."""
+        return (
+            f"error[{self.code}]: {self.title}\n  cause: {self.cause}\n  hint:  {self.hint}\n"
+            f"  docs:  ctloop docs {self.code}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "code": self.code,
+            "title": self.title,
+            "cause": self.cause,
+            "hint": self.hint,
+            "docs": f"ctloop docs {self.code}",
+            "exit_code": int(self.exit_code),
+        }
+
+
+_DECLARATION = {
+    # CT10xx: the model file
+    "CT1001": Entry("the model file cannot be read", "Give the path of one Python file.", Exit.NOT_FOUND),
+    "CT1002": Entry("the model file is not valid Python", "python -m py_compile shows the same line."),
+    "CT1003": Entry("the model file has the name of an installed module", "Rename the file, e.g. my_model.py."),
+    "CT1004": Entry("the model file raised when it was imported", "Run it with python to see the whole traceback."),
+    "CT1005": Entry(
+        "the model file took too long to import",
+        "Nothing should be loaded or trained at import: do the work inside the fit function.",
+        Exit.TIMEOUT,
+    ),
+    "CT1006": Entry("the model file ended the process that imported it", "Remove exit() and the like from the file."),
+    "CT1007": Entry("the model file declares no model", "Decorate a fit function with @ct.model(YourRecord)."),
+    "CT1008": Entry(
+        "an installed module hides one beside the model file", "Rename the module beside the file, then its imports."
+    ),
+    "CT1009": Entry("the bundle is not one of ours", "Apply the model file again; a bundle is made by ctloop apply."),
+    # CT11xx: the record class
+    "CT1101": Entry(
+        "a column's type is not supported", "Use str, int, float, bool, datetime or Literal[...], with | None if missing."
+    ),
+    "CT1102": Entry("the id column is not usable", 'class Flight(ct.Record, id="flight"): name a str or int column.'),
+    "CT1103": Entry("the time column is not usable", 'class Flight(ct.Record, time="departs"): name a datetime column.'),
+    "CT1104": Entry("a record class has one label", "Keep one ct.label(); the others are ordinary columns."),
+    "CT1105": Entry("a rule does not fit its column", "gt, ge, lt, le are for numbers, max_length is for text."),
+    "CT1106": Entry("a derived column cannot be computed", "See docs/howto/declare-a-model.md for the functions."),
+    "CT1107": Entry("a name is not usable", "Use letters, digits and underscores, beginning with a letter."),
+    "CT1108": Entry("the record class has no column to learn from", "Add at least one column besides id, time, label."),
+    "CT1109": Entry("a column has a value that is no rule", "Use ct.field(...), ct.label() or ct.derive(...)."),
+    # CT12xx: the fit function
+    "CT1201": Entry("the fit function's arguments do not fit", "def model(X, y, *, depth: int = ct.integer(2, 8))"),
+    "CT1202": Entry("a range is empty or of the wrong kind", "ct.integer(2, 8), ct.real(0, 1), ct.log(0.01, 1.0)."),
+    "CT1203": Entry("the metric is not known for this task", "Classification: log_loss. Regression: rmse or mae."),
+    "CT1204": Entry("the metric cannot decide", "Use a metric with a loss per row; others go into report=[...]."),
+    "CT1205": Entry("an argument of @ct.model is not usable", "See docs/howto/declare-a-model.md."),
+    "CT1206": Entry("a condition cannot be understood", 'Write it as Python: "auc >= champion.auc - 0.01".'),
+    "CT1207": Entry("two models of the file have one name", "A model's name is its function's: rename one."),
+    "CT1210": Entry("the model has no label: it is watched, never trained", "Add a ct.label() to train and judge it."),
+    "CT1211": Entry(
+        "this estimator option is converted to ONNX wrongly",
+        "Encode categories with OneHotEncoder or OrdinalEncoder in front of it.",
+    ),
+    "CT1212": Entry("no time column: order of arrival is all there is", 'Name one: class R(ct.Record, time="at").'),
+    "CT1213": Entry("a column has the name of the id, but is not it", 'class R(ct.Record, id="id")'),
+    # CT13xx: init
+    "CT1301": Entry("the table cannot be read", "Give a CSV or Parquet file with a header.", Exit.USAGE),
+    "CT1302": Entry("which column is the label?", "ctloop init --from FILE --label COLUMN", Exit.USAGE),
+}
+
+_DATA = {
+    "CT2001": Entry("the data cannot be read", "Send Arrow or NDJSON with the record's columns.", Exit.USAGE),
+    "CT2002": Entry("a column does not have the record's type", "Send it as the record class declares it."),
+    "CT2003": Entry("a label is not one of the classes", "Look at the label's type in the record class."),
+}
+
+_MODELS = {
+    "CT3101": Entry("the fit function returned something else", "Return the fitted estimator: `return pipeline.fit(X, y)`."),
+    "CT3102": Entry("the estimator cannot become ONNX", "Use estimators skl2onnx knows, or LightGBM."),
+    "CT3103": Entry("the ONNX form answers differently", "Look at the parity of the run; simplify the pipeline."),
+    "CT3104": Entry("the model's inputs do not fit", "Send the columns of the signature."),
+}
+
+_LOOPS: dict[str, Entry] = {}
+
+_USAGE = {
+    "CT9001": Entry("a command was used wrongly", "ctloop --help", Exit.USAGE),
+    "CT9002": Entry("nothing of that name", "ctloop model ls shows what there is.", Exit.NOT_FOUND),
+    "CT9003": Entry("somebody else was faster", "Look at the current state and try again.", Exit.CONFLICT),
+    "CT9004": Entry("a part of the stack does not answer", "ctloop status", Exit.DEPENDENCY),
+    "CT9005": Entry("it took too long", "Try again with a longer --timeout.", Exit.TIMEOUT),
+    "CT9009": Entry("something unexpected happened", "This is a bug of ctloop: please report it with the trace."),
+}
+
+_STACK = {
+    "CT9101": Entry("a package of the stack cannot be fetched", "Check the network and run it again.", Exit.DEPENDENCY),
+    "CT9102": Entry("a port is not free", "Choose other ports: CTLOOP_PORT_BASE=19000 ctloop up", Exit.CONFLICT),
+    "CT9103": Entry("PostgreSQL cannot run as this user", "Run as an ordinary user.", Exit.DEPENDENCY),
+    "CT9104": Entry("a part of the stack cannot be started", "ctloop logs NAME", Exit.DEPENDENCY),
+    "CT9105": Entry("a server of your own does not answer", "Start it, or unset its setting.", Exit.DEPENDENCY),
+    "CT9106": Entry("the stack runs already", "ctloop status, or ctloop down first.", Exit.CONFLICT),
+}
+
+CATALOGUE: Mapping[str, Entry] = MappingProxyType({**_DECLARATION, **_DATA, **_MODELS, **_LOOPS, **_USAGE, **_STACK})
+"""Every code there is. CT1 declaration, CT2 data, CT3 models, CT4 loops and conditions, CT9 command and services (CT91
+the embedded stack)."""

@@ -1,0 +1,1 @@
+"""Monitoring: has the world changed, and is the champion still good?"""

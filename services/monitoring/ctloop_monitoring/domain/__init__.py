@@ -1,0 +1,1 @@
+"""Monitoring's own pure decisions; the mathematics is in ctloop.policy."""
