@@ -41,7 +41,7 @@ class TrainingJobs:
         self._store = store
 
     async def train_model(self, job: TrainModel, lease: Lease) -> RunTrained | RunFailed:
-        """A run on Ray; trials that ended under an earlier fence are kept.
+        """A run on Ray; trials that ended under an earlier fence are kept. Cancelled when the lease is lost.
 
         Raises:
             TransientError: what it ran on was lost.
@@ -50,7 +50,7 @@ class TrainingJobs:
         await lease.say(started(spec))
         begun = asyncio.create_task(self._mlflow_id(spec))
         try:
-            ended = await self._until_lost(self._run(spec, lease), lease)
+            ended = await self._run(spec, lease)
             mlflow_run_id = await self._briefly(begun)
         finally:
             begun.cancel()
@@ -71,7 +71,7 @@ class TrainingJobs:
 
     async def warm_worker(self, job: WarmWorker, lease: Lease) -> WorkerWarmed:
         """Have driver, Ray worker and the user's module ready."""
-        await self._until_lost(self._runner.warm(WarmOrder(manifest=job.manifest, store=self._store)), lease)
+        await self._runner.warm(WarmOrder(manifest=job.manifest, store=self._store))
         return WorkerWarmed(model=job.manifest.model)
 
     async def _run(self, spec: RunSpec, lease: Lease) -> Trained | Failed:
@@ -87,21 +87,6 @@ class TrainingJobs:
             await lease.note(noted(progress, kept))
 
         return await self._runner.run(order, on_progress)
-
-    async def _until_lost(self, work: Any, lease: Lease) -> Any:
-        """The work's result; it is cancelled, and with it the Ray task by force, when the lease is lost."""
-        working = asyncio.ensure_future(work)
-        lost = asyncio.create_task(lease.lost.wait())
-        try:
-            await asyncio.wait({working, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                lease.check()
-            return await working
-        finally:
-            lost.cancel()
-            if not working.done():
-                working.cancel()
-                await asyncio.wait({working})
 
     async def _mlflow_id(self, spec: RunSpec) -> str | None:
         try:

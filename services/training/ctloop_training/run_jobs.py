@@ -18,7 +18,7 @@ class TrainModel(Job):
     kind: ClassVar[str] = "train-model"
     lane: ClassVar[str] = "train"
     deadline: ClassVar[timedelta] = timedelta(hours=6)
-    max_attempts: ClassVar[int] = 4
+    max_attempts: ClassVar[int] = 6
     spec: RunSpec
 
     @property
@@ -81,7 +81,7 @@ class WarmWorker(Job):
     """Have a Ray worker with the user's module loaded before the first run."""
 
     kind: ClassVar[str] = "warm-worker"
-    priority: ClassVar[int] = 5
+    priority: ClassVar[int] = -1
     max_attempts: ClassVar[int] = 2
     manifest: Manifest
 
@@ -102,6 +102,7 @@ def model_trained(done: RunTrained) -> ModelTrained:
         pipeline_digest=spec.pipeline_digest,
         dataset=spec.manifest.record.dataset,
         dataset_version=spec.dataset_version,
+        data_time=spec.data_time,
         mlflow_run_id=done.mlflow_run_id,
         **_copied(trained),
     )

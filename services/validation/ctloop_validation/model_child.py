@@ -75,9 +75,8 @@ def latency(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def warm(request: Mapping[str, Any]) -> dict[str, Any]:
     """Have the libraries imported."""
-    import pyarrow  # noqa: F401
-
     import ctloop.onnx_rows  # noqa: F401
+    import pyarrow  # noqa: F401
 
     return {}
 

@@ -68,6 +68,9 @@ class ModelTrained(ModelEvent):
     dataset_version: DatasetVersion
     training_window: Window = Field(description="Data time of the rows the final fit saw.")
     gate_window: Window = Field(description="Data time of the newest labelled rows, kept for the gates.")
+    data_time: AwareDatetime | None = Field(
+        default=None, description="Data time of the decision: labels observed later are not read, also by the gates."
+    )
     capsule: ObjectRef
     mlflow_run_id: str | None = None
     user_seconds: float = Field(description="Wall time spent in the user's function.", ge=0)
