@@ -204,12 +204,14 @@ def replica_on(
     kafka: str = NOWHERE,
     prefix: str = "",
     registry: str = f"http://{NOWHERE}",
+    cached: bool = True,
 ) -> Replica:
     """A replica whose disk cache is this folder."""
     facts, deployments = KafkaFacts(kafka, prefix, "serving-0"), Deployments()
     http = RegistryHttp(registry)
     cache = ModelCache(folder)
-    cache.keep_manifest(MANIFEST.digest, MANIFEST)
+    if cached:
+        cache.keep_manifest(MANIFEST.digest, MANIFEST)
     rollout = Rollout(
         registry=http,
         objects=objects,
@@ -249,6 +251,12 @@ def replica_at() -> Callable[..., Replica]:
 def promoted() -> Callable[..., ChampionPointer]:
     """Makes a version and the pointer after its promotion: promoted(objects, version, epoch, bias=...)."""
     return promote
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    """The manifest of every model of these tests."""
+    return MANIFEST
 
 
 @pytest.fixture
