@@ -1,5 +1,7 @@
 """Kafka's jars are those of the lock."""
 
+from pathlib import Path
+
 import pytest
 
 from ctloop.local.packages import is_right, kafka_jars, read_lock

@@ -51,7 +51,7 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self._on_change = on_change
         self._began = time.monotonic()
-        self._stop = asyncio.Event()
+        self._stop, self._migrated = asyncio.Event(), asyncio.Event()
         self._stack = Stack(data_dir=data_dir)
 
     async def run(self) -> Problem | None:
@@ -158,8 +158,9 @@ class Supervisor:
 
     async def _live(self) -> None:
         """Start all, say when all are ready, go on until told to stop."""
-        began = [self._keep(child) for child in self.children.values() if child.plan.kind == "component"]
-        began += [self._keep_services()] if self.service_names else []
+        began = [child.keep() for child in self.children.values() if child.plan.kind == "component"]
+        began += [self._fill()] if self.service_names else []
+        began += [self._keep_service(name) for name in self.service_names]
         tasks = [asyncio.create_task(life) for life in (*began, self._announce(), self._stop.wait())]
         try:
             done, _ = await asyncio.wait(tasks[:-2] + tasks[-1:], return_when=asyncio.FIRST_COMPLETED)
@@ -170,16 +171,16 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep(self, child: Child) -> None:
-        await child.keep()
+    async def _keep_service(self, name: str) -> None:
+        await self._migrated.wait()
+        await self.children[name].keep()
 
-    async def _keep_services(self) -> None:
-        await self._ready(name for name in ("kafka", "postgres") if name in self.children)
+    async def _fill(self) -> None:
+        """What services need before they start; never ends, as their lives do not."""
+        await self._ready(name for name in ("kafka", "postgres", "s3") if name in self.children)
         await self._migrate()
-        await self._ready(name for name in ("s3",) if name in self.children)
-        async with asyncio.TaskGroup() as group:
-            for name in self.service_names:
-                group.create_task(self.children[name].keep())
+        self._migrated.set()
+        await asyncio.Event().wait()
 
     async def _migrate(self) -> None:
         run = Run((*PYTHON, "ctloop.platform.migrate"), service_environment(self._stack, "migrate"))
