@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,14 @@ from pathlib import Path
 from ctloop.problems import Problem
 
 NOBODY = 65534
+CHECK = """\
+import os, sys
+folder, program = sys.argv[1:]
+os.chdir(folder)
+if not os.access(program, os.R_OK | os.X_OK):  # PostgreSQL asks this of its own file
+    sys.exit(f"{program} is not accessible")
+os.execv(program, [program, "--version"])
+"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ def find_unprivileged(program: Path, folder: Path) -> Unprivileged:
         return Unprivileged()
     reasons: list[str] = []
     for way in _ways():
-        check = (*way.prefix, "sh", "-c", 'cd "$1" && exec "$2" --version', "sh", str(folder), str(program))
+        check = (*way.prefix, sys.executable, "-I", "-S", "-c", CHECK, str(folder), str(program))
         if way.owner is not None:
             give(folder, way.owner)
         ran = subprocess.run(check, capture_output=True, text=True, timeout=20, check=False)
@@ -54,9 +63,10 @@ def _ways() -> Iterator[Unprivileged]:
     # setpriv sets the parent's-death signal again: a change of user clears it.
     drop = (setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig=KILL")
     yield Unprivileged((*drop, "--inh-caps=-all", "--bounding-set=-all", "--"), NOBODY)
-    # May read and enter what only root may, and nothing else: a checkout below /root.
+    # May read and enter what only root may, and nothing else: a checkout below /root. access(2) would ignore the
+    # capability of a process that is not root, but for the secure bit.
     reading = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
-    yield Unprivileged((*drop, *reading, "--"), NOBODY)
+    yield Unprivileged((*drop, "--securebits=+no_setuid_fixup", *reading, "--"), NOBODY)
     if unshare := shutil.which("unshare"):
         user = min((entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid > 0), default=1)
         mapped = (unshare, "-U", f"--map-user={user}", f"--map-group={user}", "--")
