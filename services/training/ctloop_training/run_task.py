@@ -11,23 +11,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ctloop import columns, onnx_rows
 from ctloop.bundle import unpack
 from ctloop.events.errors import CtloopError
 from ctloop.events.manifest import Manifest
 from ctloop.events.values import Parity, Signature
-from ctloop.platform.storage import Lake, S3Access
+from ctloop.platform.storage import ARRIVED, Lake, S3Access
 from ctloop.platform.storage.object_store import ObjectStore
 from ctloop_training.capsule import capsule
-from ctloop_training.domain.parts import Parts, parts_of
-from ctloop_training.domain.scores import parity_problem, parity_with, scores
+from ctloop_training.domain.parts import MICROSECOND, Parts, parts_of
+from ctloop_training.domain.scores import Matrix, parity_of, parity_problem, scores
 from ctloop_training.run_spec import Failed, Lost, Params, Progress, RunOrder, Trained, Trial, WarmOrder
 from ctloop_training.search import Search
 from ctloop_training.user_process import Launch, UserFailed, UserProcess
-
-Matrix = NDArray[np.float64]
 
 WARM_CHILDREN = 2
 """Kept between runs, newest last; one per bundle."""
@@ -133,11 +130,12 @@ class Run:
         table = Lake(self.access).read(
             record.dataset,
             spec.dataset_version,
-            as_of=spec.data_time,
+            as_of=spec.data_time - MICROSECOND,
+            columns=[one.name for one in (*record.fields, record.label)] + ([] if record.time else [ARRIVED]),
             since=spec.window.start,
-            until=spec.window.end,
+            until=spec.window.end + MICROSECOND,
         )
-        parts = parts_of(table, record, spec.max_rows)
+        parts = parts_of(table, record.time or ARRIVED, spec.max_rows)
         if parts is None:
             raise UserFailed("no-data", f"{table.num_rows} labelled rows are too few to learn from")
         self.classes = columns.classes(parts.final, record)
@@ -176,7 +174,8 @@ class Run:
         try:
             answer = self.fit(child, files.fit, files.search, params)
             outputs = self.outputs(parts.search.num_rows)
-            metrics = scores(self.manifest, parts.search, outputs, self.classes)
+            truth = columns.target(parts.search, self.manifest.record, self.classes)
+            metrics = scores(self.manifest, outputs, truth, self.classes)
         except UserFailed:
             if search.best is None:
                 raise
@@ -236,8 +235,10 @@ class Run:
             onnx_rows.read_golden(golden.read_bytes())
         except Exception as error:  # onnxruntime has classes of its own
             raise UserFailed("export-failed", f"the ONNX form does not run: {error}"[:2000]) from error
-        parity = parity_with(self.outputs(rows.num_rows), given)
-        if (wrong := parity_problem(parity, self.outputs(rows.num_rows), self.classes)) is not None:
+        estimator = self.outputs(rows.num_rows)
+        answered = np.asarray(given.probabilities if self.classes else given.value, dtype=np.float64)
+        parity = parity_of(estimator, answered.reshape(estimator.shape))
+        if (wrong := parity_problem(parity, estimator, self.classes)) is not None:
             raise UserFailed("parity", wrong)
         return body, golden.read_bytes(), signature, parity
 

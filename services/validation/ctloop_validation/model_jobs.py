@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from ctloop_validation.domain.model_challenge import Sides, challenge
 
 from ctloop.events.errors import TransientError
 from ctloop.events.manifest import RecordSpec
@@ -17,6 +17,7 @@ from ctloop.events.training import ModelTrained
 from ctloop.events.values import GateResult, ObjectRef, Verdict
 from ctloop.platform.jobs import Lease, runs
 from ctloop.platform.storage import ARRIVED, Lake, Objects
+from ctloop_validation.domain.model_challenge import Sides, challenge, report_json, unseen
 from ctloop_validation.model_handlers import ModelHandlers
 from ctloop_validation.model_job_types import EvaluateModel, ModelEvaluated
 from ctloop_validation.model_process import Matrix, ModelMisbehaved, ModelProcess
@@ -29,10 +30,9 @@ TICK = timedelta(microseconds=1)
 class Replayed:
     """What both sides answered on the gate rows."""
 
-    rows: pa.Table
     candidate: Matrix
     champion: Matrix | None
-    p99_ms: float
+    p99_ms: float | None
 
 
 class ModelJobs:
@@ -60,14 +60,15 @@ class ModelJobs:
             Sides(
                 manifest=job.manifest,
                 trained=job.trained,
-                champion=job.champion,
-                rows=replayed.rows,
-                candidate_outputs=replayed.candidate,
-                champion_outputs=replayed.champion,
+                rows=rows,
+                candidate=replayed.candidate,
+                candidate_classes=job.trained.signature.classes,
+                champion=replayed.champion,
+                champion_classes=job.champion.signature.classes if job.champion else (),
                 p99_ms=replayed.p99_ms,
             )
         )
-        evidence = await self._evidence(job, report.model_dump(mode="json"), replayed.rows)
+        evidence = await self._evidence(job, report_json(report), rows)
         return ModelEvaluated(
             trained=job.trained,
             champion_epoch=_epoch(job),
@@ -83,7 +84,7 @@ class ModelJobs:
         """The labelled rows nobody has learned from, as of the decision's data time. Blocking."""
         trained, record = job.trained, job.manifest.record
         until = trained.data_time
-        return self.lake.read(
+        table = self.lake.read(
             record.dataset,
             trained.dataset_version,
             as_of=until - TICK if until else None,
@@ -91,6 +92,7 @@ class ModelJobs:
             since=trained.gate_window.start,
             until=trained.gate_window.end,
         )
+        return unseen(table, record.time or ARRIVED, job.champion.training_window.end if job.champion else None)
 
     async def _replay(self, job: EvaluateModel, rows: pa.Table) -> Replayed:
         """Rows are unlabelled for the models; the label stays with us."""
@@ -98,9 +100,12 @@ class ModelJobs:
         assert record.label is not None, "a model was trained"
         inputs = rows.drop_columns([record.label.name])
         body = await self._onnx(trained.onnx)
+        if not rows.num_rows:
+            none = np.zeros((0, max(1, len(trained.signature.classes))))
+            return Replayed(none, none if job.champion else None, None)
         candidate = await self.model_process.replay(body, trained.signature, inputs)
         p99_ms = await self.model_process.p99_ms(body, trained.signature, inputs)
-        return Replayed(rows, candidate, await self._champion_outputs(job, inputs), p99_ms)
+        return Replayed(candidate, await self._champion_outputs(job, inputs), p99_ms)
 
     async def _champion_outputs(self, job: EvaluateModel, inputs: pa.Table) -> Matrix | None:
         if job.champion is None:

@@ -58,7 +58,7 @@ class ModelProcess:
         Raises:
             ModelMisbehaved
         """
-        with _files(onnx, rows) as files:
+        with Files(onnx, rows) as files:
             request = {"op": "replay", "signature": signature.model_dump(mode="json"), **files}
             await self._ask(request, self._replay_seconds)
             return _outputs(files["outputs"], rows.num_rows, max(1, len(signature.classes)))
@@ -69,7 +69,7 @@ class ModelProcess:
         Raises:
             ModelMisbehaved
         """
-        with _files(onnx, rows.slice(0, 200)) as files:
+        with Files(onnx, rows.slice(0, 200)) as files:
             request = {"op": "latency", "signature": signature.model_dump(mode="json"), "requests": LATENCY_REQUESTS}
             answer = await self._ask(request | files, self._replay_seconds)
         value = answer.get("p99_ms")
@@ -123,7 +123,7 @@ class ModelProcess:
             await process.wait()
 
 
-class _files:
+class Files:
     """A folder with a model and rows, gone afterwards."""
 
     def __init__(self, onnx: bytes, rows: pa.Table) -> None:
