@@ -53,11 +53,11 @@ def select_records(schema: pa.Schema, roles: Roles, question: Question, *, label
 
 
 def _wanted(schema: pa.Schema, roles: Roles, columns: Sequence[str] | None, *, labels: bool) -> list[str]:
-    names = [name for name in schema.names if name not in INTERNAL] if columns is None else list(columns)
+    names: list[str] = [name for name in schema.names if name not in INTERNAL] if columns is None else list(columns)
     if columns is None and labels and roles.label:
         names.append(roles.label)
-    known = set(schema.names)
-    label = {roles.label: "l.value", OBSERVED_AT: "l.observed_at"} if labels else {}
+    known: set[str] = set(schema.names)
+    label = {roles.label or "": "l.value", OBSERVED_AT: "l.observed_at"} if labels else {}
     there = [name for name in names if name in known or name in label]
     return [f"{label.get(name) or 'r.' + quoted(name)} AS {quoted(name)}" for name in there] or ["1 AS none"]
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Lanes = npt.NDArray[np.uint64]
 """Shape [N, 2]: one digest of 128 bits per row."""
@@ -46,7 +45,7 @@ def row_digests(table: pa.Table, tag: str = "") -> Lanes:
     for name in table.column_names:
         column: Any = table.column(name)
         words = _words(column.combine_chunks() if column.num_chunks != 1 else column.chunk(0))
-        present = pc.is_valid(column).to_numpy(zero_copy_only=False)
+        present = column.is_valid().to_numpy(zero_copy_only=False)
         for lane in (0, 1):
             seed = _seed(f"{tag}|{lane}|{name}")
             total[:, lane] += np.where(present, _mix(words[:, lane] ^ seed), np.uint64(0))
@@ -81,7 +80,7 @@ def _words(column: Any) -> Lanes:
         parts = [_text_words(part) for part in _slices(column.cast(pa.large_string()))]
         return np.concatenate(parts) if parts else np.zeros((0, 2), np.uint64)
     if pa.types.is_list(column.type):
-        return _words(pc.binary_join(column.cast(pa.list_(pa.string())), ","))
+        return _words(pa.array([None if one is None else repr(one) for one in column.to_pylist()], pa.string()))
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
     if pa.types.is_boolean(column.type):
