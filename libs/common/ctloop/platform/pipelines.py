@@ -25,7 +25,7 @@ class PipelineHandlers:
 
     async def on_pipeline_released(self, event: PipelineReleased, work: UnitOfWork) -> tuple[Event, ...]:
         """Keep the newest manifest of a model, and every manifest by digest."""
-        manifest = event.manifest.canonical().decode()
+        manifest = event.manifest.model_dump_json()
         await work.connection.execute(
             """INSERT INTO pipeline_manifest (digest, model, manifest) VALUES ($1, $2, $3)
                ON CONFLICT (digest) DO NOTHING""",
