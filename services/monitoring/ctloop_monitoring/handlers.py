@@ -37,10 +37,12 @@ class MonitoringHandlers:
         for model in sorted(by_model):
             await manifest_of(work.connection, model)
             champion = await self.store.champion(work.connection, model)
+            ids: list[str] = []
             for place in by_model[model]:
-                await self._keep_predictions(champion, heard[place].event, work)
+                ids += await self._keep_predictions(champion, heard[place].event, work)
             if champion is not None:
-                said[by_model[model][-1]] = await self._close(champion, work, idle=False)
+                again = await self.watching.measure_again(champion, ids, work)
+                said[by_model[model][-1]] = (*again, *await self._close(champion, work, idle=False))
         return tuple(said)
 
     async def on_data_validated(self, event: DataValidated, work: UnitOfWork) -> tuple[Event, ...]:
@@ -126,10 +128,13 @@ class MonitoringHandlers:
             return ()
         return await self._close(champion, work, idle=True)
 
-    async def _keep_predictions(self, champion: Champion | None, event: PredictionsServed, work: UnitOfWork) -> None:
+    async def _keep_predictions(
+        self, champion: Champion | None, event: PredictionsServed, work: UnitOfWork
+    ) -> list[str]:
+        """Keep what an event brings; the record ids in it, whose labels may be here already."""
         table = predictions(read_stream(event.body))
         if not table.num_rows:
-            return
+            return []
         columns = prediction_columns(table)
         await self.store.add_predictions(work.connection, event.model, columns, work.now)
         if champion is not None and champion.judges_inputs and champion.reference is not None:
@@ -139,6 +144,7 @@ class MonitoringHandlers:
         waits = champion is not None and champion.judges_inputs and champion.reference is None
         if ahead or (waits and champion is not None and champion.epoch in epochs):
             await self.store.keep_unbinned(work.connection, event.model, max(epochs), event.body)
+        return [one for one in columns.record_ids if one is not None]
 
     async def _close(self, champion: Champion, work: UnitOfWork, *, idle: bool) -> tuple[Event, ...]:
         said, waiting = await self.watching.close(champion, work, idle=idle)

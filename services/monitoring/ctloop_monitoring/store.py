@@ -156,15 +156,6 @@ class MonitoringStore:
             champion.dataset, start, end,
         )  # fmt: skip
 
-    async def known_in(self, connection: Connection, dataset: str, start: datetime, end: datetime) -> int:
-        """Records of a dataset whose label became known in [start, end), judged or not."""
-        return await connection.fetchval(
-            """SELECT count(DISTINCT l.record_id) FROM label l
-               WHERE dataset = $1 AND observed_at >= $2 AND observed_at < $3 AND NOT EXISTS (
-                 SELECT 1 FROM label e WHERE e.dataset = $1 AND e.record_id = l.record_id AND e.observed_at < $2)""",
-            dataset, start, end,
-        )  # fmt: skip
-
     async def outputs_in(
         self, connection: Connection, champion: Champion, start: datetime, end: datetime
     ) -> list[float | None]:

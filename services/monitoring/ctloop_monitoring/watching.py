@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ctloop.events.drift import DriftResolved
 from ctloop.events.envelope import Event
@@ -56,7 +55,7 @@ class Watching:
     async def bin(self, champion: Champion, table: pa.Table, work: UnitOfWork) -> None:
         """Count the champion's predictions into the bins of their windows of data time."""
         assert champion.reference is not None
-        mine = inputs(table.filter(pc.equal(table.column("epoch"), champion.epoch)))
+        mine = inputs(table.filter(pa.array(table.column("epoch").to_numpy() == champion.epoch)))
         if not mine.num_rows:
             return
         step = judge.step(champion.training_window)
@@ -105,14 +104,12 @@ class Watching:
         window = Window(start=end - step, end=end)
         manifest = await manifest_by_digest(work.connection, champion.pipeline_digest)
         rows = await self.store.judged(work.connection, champion, window.start, end, end)
-        outputs = await self.store.outputs_in(work.connection, champion, window.start, end)
-        known = await self.store.known_in(work.connection, champion.dataset, window.start, end)
-        measured = judge.measure(champion, manifest, rows, window, len(outputs), known, end)
+        made = await self._made(champion, window, work)
+        measured = judge.measure(champion, manifest, rows, made, window, end)
         await self.store.keep_measured(work.connection, measured)
         held = await self.store.bins(work.connection, champion, [end])
-        seen = judge.look(champion, manifest, rows, held.get(end), window)
-        if seen.scores is not None:
-            await self.store.keep_scores(work.connection, champion, end, seen.scores)
+        seen = judge.look(champion, manifest, rows, made, held.get(end), window)
+        await self.store.keep_scores(work.connection, champion, end, seen.scores)
         await self.store.keep_drift(work.connection, champion.epoch, seen.said)
         moved = replace(champion, next_end=end + step, detector=seen.detector, episodes=seen.episodes)
         await self.store.move_on(
@@ -129,11 +126,14 @@ class Watching:
     ) -> list[PerformanceMeasured]:
         """A closed window by the labels as they are now; nothing when they say the same."""
         rows = await self.store.judged(work.connection, champion, window.start, window.end, None)
-        outputs = await self.store.outputs_in(work.connection, champion, window.start, window.end)
-        known = await self.store.known_in(work.connection, champion.dataset, window.start, window.end)
-        at = max(window.end, progress.data_time or window.end)
-        measured = judge.measure(champion, manifest, rows, window, len(outputs), known, at)
+        made = await self._made(champion, window, work)
+        measured = judge.measure(
+            champion, manifest, rows, made, window, max(window.end, progress.data_time or window.end)
+        )
         return [measured] if await self.store.keep_measured(work.connection, measured) else []
+
+    async def _made(self, champion: Champion, window: Window, work: UnitOfWork) -> judge.Made:
+        return await self.store.outputs_in(work.connection, champion, window.start, window.end)
 
 
 def _after_jump(next_end: datetime, data_time: datetime, step: timedelta) -> datetime:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from ctloop.events.drift import DriftKind
 from ctloop.events.values import Window
 
 
@@ -53,4 +54,4 @@ class OpenEpisode:
     """A drift that has not ended."""
 
     episode: UUID
-    kind: str
+    kind: DriftKind
