@@ -1,6 +1,7 @@
 """How far a decision goes."""
 
 import pytest
+
 from ctloop_training.domain.outcomes import Autonomy, Outcome, outcome
 
 

@@ -1,9 +1,8 @@
 """The search gives the same suggestions after a restart, and starts at the middle of each range."""
 
+from ctloop.events.manifest import ParameterSpec
 from ctloop_training.run_spec import Params, Trial
 from ctloop_training.search import Search
-
-from ctloop.events.manifest import ParameterSpec
 
 PARAMETERS = (
     ParameterSpec(name="rate", kind="log", low=0.01, high=1.0),

@@ -3,13 +3,10 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from ctloop.policy.decide import Decision, RetrainRule, decide, decide_manually
-from ctloop.policy.state import PolicyState
-
 from ctloop.events.data import DataValidated
 from ctloop.events.drift import DriftDetected, DriftResolved
 from ctloop.events.envelope import Event, derived_id
-from ctloop.events.errors import DatasetNotYetKnown
+from ctloop.events.errors import DatasetNotYetKnown, ModelNotYetKnown
 from ctloop.events.manifest import Manifest
 from ctloop.events.model import ModelPromoted, ModelRolledBack, ModelValidated, PerformanceMeasured
 from ctloop.events.pipeline import PipelineReleased
@@ -18,8 +15,10 @@ from ctloop.events.values import Verdict
 from ctloop.platform.delivery import Refused, UnitOfWork, on
 from ctloop.platform.jobs import JobFailed
 from ctloop.platform.pipelines import PREDICTIONS, PipelineHandlers, manifest_of, manifests_over
+from ctloop.policy.decide import Decision, RetrainRule, decide, decide_manually
+from ctloop.policy.state import PolicyState
 from ctloop_training.commands import ApproveDecision, RetrainNow
-from ctloop_training.domain.decisions import behind, retrain_decided
+from ctloop_training.domain.decisions import ahead, behind, retrain_decided
 from ctloop_training.domain.outcomes import Outcome, outcome
 from ctloop_training.run_jobs import (
     RecordRun,
@@ -66,9 +65,12 @@ class TrainingHandlers(PipelineHandlers):
     async def on_performance_measured(self, event: PerformanceMeasured, work: UnitOfWork) -> tuple[Event, ...]:
         """A window has ended: decide, on the data time of its end."""
         manifest = await manifest_of(work.connection, event.model)
-        state = (await self.store.state(work.connection, event.model)).on_performance(event)
+        state = await self.store.state(work.connection, event.model)
+        if ahead(event.epoch, state):
+            raise ModelNotYetKnown(f"epoch {event.epoch} of {event.model!r} is not known here yet")
         if not state.is_champion(event.epoch):
             return ()
+        state = state.on_performance(event)
         decision = decide(state, RetrainRule.of(manifest), now=event.window.end)
         return await self._settle(decision, state, manifest, work)
 
@@ -123,7 +125,7 @@ class TrainingHandlers(PipelineHandlers):
         """MLflow shows the run, or a worker is ready: nothing of ours rests on it."""
         return ()
 
-    async def on_not_recorded(self, failed: JobFailed, work: UnitOfWork) -> tuple[Event, ...]:
+    async def on_not_recorded(self, failed: JobFailed[RecordRun | WarmWorker], work: UnitOfWork) -> tuple[Event, ...]:
         """The job's row keeps why; nothing of ours rests on it."""
         return ()
 

@@ -6,6 +6,7 @@ and the service starts another. It ends too when its service does: then its task
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
@@ -124,7 +125,7 @@ class Driver:
             if not ready:
                 continue
             try:
-                text = ray.get(next(generator), timeout=GET_SECONDS)
+                text: Any = ray.get(next(generator), timeout=GET_SECONDS)
             except StopIteration:
                 return
             yield Reply.model_validate({"id": request.id, "message": json.loads(text)}).message
@@ -147,7 +148,7 @@ def main() -> None:
     os.dup2(2, 1)  # Ray and libraries print; answers have their own descriptor
     if not reachable(address):
         sys.exit(HEAD_GONE)
-    ray.init(address=address, log_to_driver=False, logging_level="WARNING", namespace="ctloop")
+    ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, namespace="ctloop")
     threading.Thread(target=watch_head, args=(address,), daemon=True).start()
     driver = Driver(address, replies)
     driver.say("driver", Progress(stage="waiting"))

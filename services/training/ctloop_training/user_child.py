@@ -53,7 +53,8 @@ def confine(memory_bytes: int, file_bytes: int) -> None:
         (resource.RLIMIT_AS, memory_bytes),
     ):
         _, hard = resource.getrlimit(limit)
-        resource.setrlimit(limit, (value if hard < 0 else min(value, hard),) * 2)
+        allowed = value if hard < 0 else min(value, hard)
+        resource.setrlimit(limit, (allowed, allowed))
 
 
 class Worker:

@@ -3,11 +3,11 @@
 from datetime import datetime
 from uuid import UUID
 
-from ctloop.policy.decide import Decision
-
 from ctloop.events.manifest import Manifest
 from ctloop.events.training import RetrainDecided
 from ctloop.events.values import DatasetVersion, Window
+from ctloop.policy.decide import Decision
+from ctloop.policy.state import PolicyState
 
 
 def retrain_decided(
@@ -32,3 +32,8 @@ def retrain_decided(
 def behind(data_time: datetime | None, now: datetime) -> bool:
     """Whether the newest dataset version known here does not reach a data time yet."""
     return data_time is None or data_time < now
+
+
+def ahead(epoch: int, state: PolicyState) -> bool:
+    """Whether a fact is about a champion that is not known here yet."""
+    return state.champion is None or state.champion.epoch < epoch
