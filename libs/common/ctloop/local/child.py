@@ -110,7 +110,6 @@ class Child:
 
     async def _once(self, run: Run, what: str) -> None:
         process = await self.spawn(run)
-        self._set_identity(process)
         try:
             code = await asyncio.wait_for(process.wait(), self.plan.start_seconds)
         except TimeoutError:
@@ -152,7 +151,7 @@ class Child:
         self._set_identity(process)
         self._set(state="starting")
         ended = asyncio.create_task(process.wait())
-        watch = asyncio.create_task(self._watch(process, began))
+        watch = asyncio.create_task(self._watch(began))
         try:
             await asyncio.wait((ended, watch), return_when=asyncio.FIRST_COMPLETED)
             if watch.done() and not ended.done():
@@ -163,11 +162,10 @@ class Child:
             if ended.done():
                 processes.kill_group(process.pid)  # what it started goes with it
 
-    async def _watch(self, process: Process, began: float) -> None:
+    async def _watch(self, began: float) -> None:
         await self._becomes_ready(began)
         if not self.ready.is_set():
             await self._provision()
-            self._set_identity(process)
         self._set(state="ready", seconds_to_ready=round(time.monotonic() - began, 2), message="")
         self.ready.set()
         await self._watch_forever()
