@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 
-from ctloop import onnx_rows
 from ctloop.events.errors import TransientError
 from ctloop.events.manifest import FieldSpec, Manifest, RecordSpec
 from ctloop.events.pointer import ChampionPointer
-from ctloop.events.values import Column, DatasetVersion, ObjectRef, Signature, TrafficShare, Window
+from ctloop.events.values import Column, DatasetVersion, ObjectRef, Parity, Signature, TrafficShare, Window
+from ctloop.onnx_export import Exported, golden
 from ctloop_serving.batcher import Batcher
 from ctloop_serving.capture import Capture
 from ctloop_serving.deployments import Deployments
@@ -117,8 +117,8 @@ def golden_of(body: bytes, departs: datetime = datetime(2013, 5, 14, tzinfo=UTC)
             "departs": pa.array([departs] * 3, pa.timestamp("us", "UTC")),
         }
     )
-    outputs = onnx_rows.run(onnx_rows.open_session(body), SIGNATURE, table)
-    return onnx_rows.write_golden(table, outputs)
+    parity = Parity(rows=3, largest_difference=0.0, flipped=0)
+    return golden(Exported(body, SIGNATURE, parity), table)
 
 
 def ref(body: bytes, format: str) -> ObjectRef:
@@ -150,9 +150,9 @@ class ObjectFolder:
         return self.held[ref.sha256]
 
 
-def promote(objects: ObjectFolder, version: int, epoch: int, *, bias: float | None = None) -> ChampionPointer:
+def promote(objects: ObjectFolder, version: int, epoch: int) -> ChampionPointer:
     """The pointer after a promotion; version n has bias n / 10."""
-    body = onnx_model(version / 10 if bias is None else bias)
+    body = onnx_model(version / 10)
     now = datetime(2026, 1, 1, tzinfo=UTC)
     return ChampionPointer(
         model=MODEL,
@@ -191,8 +191,8 @@ class Replica:
     facts: KafkaFacts
     client: httpx.AsyncClient
 
-    async def deploy(self, version: int, epoch: int, *, bias: float | None = None) -> ChampionPointer:
-        pointer = promote(self.objects, version, epoch, bias=bias)
+    async def deploy(self, version: int, epoch: int) -> ChampionPointer:
+        pointer = promote(self.objects, version, epoch)
         await self.rollout.deploy(pointer)
         return pointer
 
@@ -249,7 +249,7 @@ def replica_at() -> Callable[..., Replica]:
 
 @pytest.fixture
 def promoted() -> Callable[..., ChampionPointer]:
-    """Makes a version and the pointer after its promotion: promoted(objects, version, epoch, bias=...)."""
+    """Makes a version and the pointer after its promotion: promoted(objects, version, epoch)."""
     return promote
 
 
