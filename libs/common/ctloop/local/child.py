@@ -43,7 +43,7 @@ class Plan:
     after_provision: Callable[[], None] = lambda: None
     alive: Callable[[], None] | None = None
     """Asked when the probe fails: raises OSError when the process is stuck and must be started anew."""
-    start_seconds: float = 60.0
+    start_seconds: float = 120.0
     stop_signal: int = signal.SIGTERM
     stop_seconds: float = 25.0
     port: int | None = None

@@ -150,8 +150,8 @@ class Supervisor:
             kind="service",
             prepare=lambda: (self.data_dir / name).mkdir(mode=0o700, parents=True, exist_ok=True),
             run=lambda: Run((*PYTHON, "ctloop.platform.service", name), environment),
-            probe=lambda: void(probes.http_answers(f"{url}/readyz")),
-            alive=lambda: void(probes.http_answers(f"{url}/livez", below=500)),
+            probe=lambda: probes.service(url),
+            alive=lambda: probes.http_answers(f"{url}/livez", below=500),
             port=self._stack.ports[name],
             url=url,
         )
@@ -229,10 +229,6 @@ def component_plan(part: Component) -> Plan:
         port=None if part.yours else part.place.port,
         url=part.address,
     )
-
-
-def void(_: object) -> None:
-    """Drop a value."""
 
 
 def version_of(name: str) -> str:

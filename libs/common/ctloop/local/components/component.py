@@ -38,7 +38,7 @@ class Component:
     name: ClassVar[str]
     listens: ClassVar[tuple[str, ...]]
     """Names of its ports."""
-    start_seconds: ClassVar[float] = 60
+    start_seconds: ClassVar[float] = 120
     stop_signal: ClassVar[int] = signal.SIGTERM
     stop_seconds: ClassVar[float] = 10
 

@@ -10,7 +10,7 @@ class Mlflow(Component):
 
     name = "mlflow"
     listens = ("mlflow",)
-    start_seconds = 120
+    start_seconds = 180
 
     @property
     def address(self) -> str:

@@ -5,6 +5,7 @@ hold 60 MB of client libraries otherwise.
 """
 
 import http.client
+import json
 import socket
 import struct
 from urllib.parse import urlsplit
@@ -22,26 +23,46 @@ def tcp(host: str, port: int) -> None:
     socket.create_connection((host, port), TIMEOUT_SECONDS).close()
 
 
-def http_answers(url: str, *, below: int = 400) -> int:
-    """GET gives a status below ``below``; returns it.
+def http_answers(url: str, *, below: int = 400) -> None:
+    """GET gives a status below ``below``.
 
     Raises:
         NotReady: with the status, when it is higher.
     """
+    status, body = _get(url)
+    if status >= below:
+        raise NotReady(f"{url} answers {status}: {body.decode('utf-8', 'replace')[:200]}")
+
+
+def service(url: str) -> None:
+    """Its ``/readyz`` says yes, or lacks nothing but a model: serving has none before the first promotion.
+
+    Raises:
+        NotReady: with what is missing.
+    """
+    status, body = _get(f"{url}/readyz")
+    if status == http.client.OK:
+        return
+    try:
+        missing = json.loads(body).get("missing", {})
+    except (ValueError, AttributeError):
+        missing = {}
+    if set(missing) != {"model"}:
+        raise NotReady(f"{url}/readyz answers {status}: {body.decode('utf-8', 'replace')[:200]}")
+
+
+def _get(url: str) -> tuple[int, bytes]:
     parts = urlsplit(url)
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = connect(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", parts.path or "/")
         answer = connection.getresponse()
-        body = answer.read(2000)
+        return answer.status, answer.read(2000)
     except http.client.HTTPException as error:
         raise NotReady(f"{url}: {type(error).__name__}") from error
     finally:
         connection.close()
-    if answer.status >= below:
-        raise NotReady(f"{url} answers {answer.status}: {body.decode('utf-8', 'replace')[:200]}")
-    return answer.status
 
 
 def postgres(host: str, port: int, user: str = "postgres", database: str = "postgres") -> None:
