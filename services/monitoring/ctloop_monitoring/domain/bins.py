@@ -18,7 +18,8 @@ def reference(table: pa.Table, columns: Sequence[str]) -> str:
     """Bins of the training window, as JSON."""
     if table.num_rows > MOST_ROWS:
         table = table.take(np.linspace(0, table.num_rows - 1, MOST_ROWS).astype(np.int64))
-    return Reference.of(as_served(table.select(list(columns))), tuple(columns)).to_json()
+    there = [name for name in columns if name in table.column_names]
+    return Reference.of(as_served(table.select(there)), there).to_json()
 
 
 def count(reference: str, held: str | None, part: pa.Table) -> str:
