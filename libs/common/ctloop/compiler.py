@@ -30,6 +30,10 @@ _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 """What the child keeps of the environment."""
 
 
+MEASURED = ("p99_ms", "rows", "labels", "drift", "skill")
+"""Names of conditions besides the metrics: latency, new labelled rows, labels in the window, drift score, skill."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something about a model file; an error stops it from being applied."""
@@ -243,9 +247,7 @@ def _raised(error: BaseException, path: Path) -> Finding:
     return Finding.of(Problem("CT1004", cause), *_place(error, path))
 
 
-def _compile_one(
-    model: Model, module: str, path: Path, manifests: list[Manifest], findings: list[Finding]
-) -> None:
+def _compile_one(model: Model, module: str, path: Path, manifests: list[Manifest], findings: list[Finding]) -> None:
     line = model.function.__code__.co_firstlineno
     if any(one.model == model.name for one in manifests):
         findings.append(Finding.of(Problem("CT1207", f"{model.name!r} is declared twice"), path, line))
@@ -308,13 +310,15 @@ def manifest_of(model: Model, module: str) -> Manifest:
 
 def _conditions(model: Model) -> Callable[[str], ConditionSpec]:
     """How the conditions of a model are compiled: with the names that mean something for it."""
-    from ctloop.policy.conditions import compile_condition
+    from ctloop.policy.conditions import ConditionError, compile_condition
 
-    metrics = REPORTED[task_of(model.spec)]
+    known = frozenset((*REPORTED[task_of(model.spec)], *MEASURED))
 
     def compiled(text: str) -> ConditionSpec:
-        tree = compile_condition(text, metrics)
-        return ConditionSpec(text=text, tree=json.dumps(tree.to_json(), sort_keys=True, separators=(",", ":")))
+        try:
+            return ConditionSpec(text=text, tree=compile_condition(text, known).to_json())
+        except ConditionError as error:
+            raise Problem("CT1206", str(error)) from error
 
     return compiled
 

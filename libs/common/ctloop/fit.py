@@ -20,7 +20,7 @@ Value = str | int | float | bool
 DECIDING: dict[Task, tuple[str, ...]] = {"classification": ("log_loss",), "regression": ("rmse", "mae")}
 """Metrics with a loss per row, which can decide; the first is the default."""
 REPORTED: dict[Task, tuple[str, ...]] = {
-    "classification": ("log_loss", "auc", "accuracy", "brier", "f1", "kappa"),
+    "classification": ("log_loss", "auc", "accuracy", "brier", "kappa"),
     "regression": ("rmse", "mae", "r2"),
 }
 
@@ -237,9 +237,7 @@ def _metric(metric: str | None, task: Task) -> str:
     if name in DECIDING[task]:
         return name
     if name in REPORTED[task]:
-        raise Problem(
-            "CT1204", f"{name} has no loss per row", f'metric="{DECIDING[task][0]}", report=["{name}"]'
-        )
+        raise Problem("CT1204", f"{name} has no loss per row", f'metric="{DECIDING[task][0]}", report=["{name}"]')
     raise Problem("CT1203", f"metric={name!r} for {task}", f"Known: {', '.join(DECIDING[task])}")
 
 

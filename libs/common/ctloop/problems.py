@@ -88,10 +88,13 @@ _DECLARATION = {
     "CT1009": Entry("the bundle is not one of ours", "Apply the model file again; a bundle is made by ctloop apply."),
     # CT11xx: the record class
     "CT1101": Entry(
-        "a column's type is not supported", "Use str, int, float, bool, datetime or Literal[...], with | None if missing."
+        "a column's type is not supported",
+        "Use str, int, float, bool, datetime or Literal[...], with | None if missing.",
     ),
     "CT1102": Entry("the id column is not usable", 'class Flight(ct.Record, id="flight"): name a str or int column.'),
-    "CT1103": Entry("the time column is not usable", 'class Flight(ct.Record, time="departs"): name a datetime column.'),
+    "CT1103": Entry(
+        "the time column is not usable", 'class Flight(ct.Record, time="departs"): name a datetime column.'
+    ),
     "CT1104": Entry("a record class has one label", "Keep one ct.label(); the others are ordinary columns."),
     "CT1105": Entry("a rule does not fit its column", "gt, ge, lt, le are for numbers, max_length is for text."),
     "CT1106": Entry("a derived column cannot be computed", "See docs/howto/declare-a-model.md for the functions."),
@@ -125,7 +128,9 @@ _DATA = {
 }
 
 _MODELS = {
-    "CT3101": Entry("the fit function returned something else", "Return the fitted estimator: `return pipeline.fit(X, y)`."),
+    "CT3101": Entry(
+        "the fit function returned something else", "Return the fitted estimator: `return pipeline.fit(X, y)`."
+    ),
     "CT3102": Entry("the estimator cannot become ONNX", "Use estimators skl2onnx knows, or LightGBM."),
     "CT3103": Entry("the ONNX form answers differently", "Look at the parity of the run; simplify the pipeline."),
     "CT3104": Entry("the model's inputs do not fit", "Send the columns of the signature."),

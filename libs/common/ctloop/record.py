@@ -203,9 +203,13 @@ def _field_spec(name: str, annotation: Any, rules: Rules) -> FieldSpec:
 def _level_type(name: str, levels: tuple[Any, ...]) -> type:
     found = {type(one) for one in levels}
     if found not in ({str}, {int}):
-        raise Problem("CT1101", f"column {name!r} has levels {levels!r}", "The levels of a Literal are all str or all int.")
+        raise Problem(
+            "CT1101", f"column {name!r} has levels {levels!r}", "The levels of a Literal are all str or all int."
+        )
     if "" in levels:
-        raise Problem("CT1101", f'column {name!r} has the level ""', 'Write | None: "" is how a missing text is served.')
+        raise Problem(
+            "CT1101", f'column {name!r} has the level ""', 'Write | None: "" is how a missing text is served.'
+        )
     return found.pop()
 
 

@@ -128,11 +128,7 @@ class Service:
             parking = Parking(chunks, topics, self.liveness)
             loops |= {"consume": consume.run, "parking": parking.run}
             self._stops[:0] = [consume.stop, parking.stop]
-        timers = {
-            one.event.kind: one.event
-            for one in self.hears
-            if issubclass(one.event, Timer)
-        }
+        timers = {one.event.kind: one.event for one in self.hears if issubclass(one.event, Timer)}
         if self.runs or timers:
             runner = JobRunner(
                 self.edge, {one.job.kind: one for one in self.runs}, timers, self.jobs, handlers=self.handlers,

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ctloop.events.values import EvaluatedNode
 
@@ -135,7 +136,7 @@ def _number(op: str, args: Sequence[Value]) -> tuple[Value, str]:
         return -numbers[0], ""
     compare = _COMPARE.get(op)
     if compare is not None:
-        return all(compare(left, right) for left, right in zip(numbers, numbers[1:], strict=False)), ""
+        return all(compare(left, right) for left, right in pairwise(numbers)), ""
     left, right = numbers
     if op == "/" and right == 0:
         return None, "division by zero"
@@ -153,7 +154,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def _compile(tree: ast.expr, text: str, known: frozenset[str]) -> Node:
+def _compile(tree: ast.expr, text: str, known: frozenset[str]) -> Node:  # noqa: C901 one case per form of the language
     said = ast.get_source_segment(text, tree) or text
 
     def inside(one: ast.expr) -> Node:

@@ -32,8 +32,11 @@ WORSE = (
 )
 OWN = "days_since_run >= cooldown_days and runs_today < budget and not running"
 NAMES = frozenset(
-    "labelled needed running loss_low reference_high skill_high reference_skill labels days_since_run cooldown_days"
-    " runs_today budget drift rows".split()
+    {
+        *("labelled", "needed", "running", "labels", "rows", "drift"),
+        *("loss_low", "reference_high", "skill_high", "reference_skill"),
+        *("days_since_run", "cooldown_days", "runs_today", "budget"),
+    }
 )
 FIRST_NODE, WORSE_NODE, OWN_NODE = (compile_condition(one, NAMES) for one in (FIRST, WORSE, OWN))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from ctloop.events.values import FeatureScore
@@ -24,6 +24,7 @@ LEAST_ROWS = 200
 """Rows in a window below which nothing is concluded."""
 
 Counted = NDArray[np.int64]
+pc: Any = pyarrow.compute  # its functions are made at import and have no types
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,234 @@
+"""A fitted estimator as ONNX: scikit-learn pipelines and LightGBM, one input per column, derived columns in the graph."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ctloop import columns, onnx_rows
+from ctloop.derived import OnGraph, carry_out, parse
+from ctloop.events.manifest import DerivedSpec, FieldSpec, RecordSpec
+from ctloop.events.values import Column, Parity, Signature
+from ctloop.problems import Problem
+
+OPSET = {"": 18, "ai.onnx.ml": 3}
+GOLDEN_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The inference form, what it takes and gives, and how far it is from the estimator."""
+
+    body: bytes
+    signature: Signature
+    parity: Parity
+
+
+def check_estimator(estimator: Any, spec: RecordSpec) -> None:
+    """Raises Problem CT3101 when the fit function returned no fitted estimator of the task."""
+    classifies = spec.label is not None and (spec.label.kind in ("boolean", "string") or spec.label.allowed is not None)
+    needed = ("predict_proba", "classes_") if classifies else ("predict",)
+    missing = [name for name in needed if not hasattr(estimator, name)]
+    if missing:
+        raise Problem("CT3101", f"{type(estimator).__name__} has no {' and no '.join(missing)}")
+
+
+def export(estimator: Any, spec: RecordSpec, rows: pa.Table, classes: Sequence[str] = ()) -> Exported:
+    """The ONNX form of an estimator, compared with it on raw rows.
+
+    Raises:
+        Problem: CT3102, there is no conversion.
+    """
+    try:
+        model = _convert(estimator, spec, bool(classes))
+    except Exception as error:
+        raise Problem("CT3102", f"{type(estimator).__name__}: {error}"[:1500]) from error
+    known = [int(one) for one in estimator.classes_] if classes else []
+    _finish(model, known, len(classes))
+    _derive(model, spec)
+    body = model.SerializeToString()
+    signature = signature_of(spec, classes)
+    given = onnx_rows.run(onnx_rows.open_session(body), signature, rows)
+    return Exported(body, signature, parity(given.matrix, predict(estimator, spec, rows, classes)))
+
+
+def predict(estimator: Any, spec: RecordSpec, rows: pa.Table, classes: Sequence[str]) -> NDArray[np.float64]:
+    """What the estimator itself says of raw rows: [N, C] over all classes, or [N, 1]."""
+    X = columns.to_frame(rows, spec)
+    if not classes:
+        return np.asarray(estimator.predict(X), np.float64).reshape(-1, 1)
+    full = np.zeros((len(X), len(classes)))
+    full[:, np.asarray(estimator.classes_, np.int64)] = estimator.predict_proba(X)
+    return full
+
+
+def parity(given: NDArray[np.float64], wanted: NDArray[np.float64]) -> Parity:
+    """Largest difference of outputs, and decisions flipped where it is no tie within rounding."""
+    difference = np.abs(given - wanted)
+    if given.shape[1] == 1:
+        scale = np.maximum(1.0, np.abs(wanted))
+        return Parity(rows=len(given), largest_difference=float((difference / scale).max(initial=0.0)), flipped=0)
+    top = np.sort(wanted, axis=1)
+    tie = top[:, -1] - top[:, -2] < 1e-5
+    flipped = (given.argmax(axis=1) != wanted.argmax(axis=1)) & ~tie
+    return Parity(rows=len(given), largest_difference=float(difference.max(initial=0.0)), flipped=int(flipped.sum()))
+
+
+def signature_of(spec: RecordSpec, classes: Sequence[str]) -> Signature:
+    """Inputs named after the columns; times only where a derived column needs them."""
+    used = {name for one in spec.derived for name in _columns_of(spec, one)}
+    inputs = [_input(one) for one in spec.inputs if isinstance(one, FieldSpec)]
+    have = {one.name for one in inputs}
+    inputs += [_input(one) for one in spec.fields if one.name in used and one.name not in have]
+    outputs = ("label", "probabilities") if classes else ("value",)
+    return Signature(
+        inputs=tuple(inputs), outputs=tuple(Column(name=one, kind="number") for one in outputs), classes=tuple(classes)
+    )
+
+
+def golden(exported: Exported, rows: pa.Table, n: int = GOLDEN_ROWS) -> bytes:
+    """Rows spread over the table with the outputs they must give, as an Arrow stream."""
+    picked = rows.take(np.unique(np.linspace(0, max(0, rows.num_rows - 1), n).astype(np.int64)))
+    given = onnx_rows.run(onnx_rows.open_session(exported.body), exported.signature, picked)
+    held = [one.name for one in exported.signature.inputs if one.name in picked.column_names]
+    table = {f"input.{name}": picked.column(name) for name in held}
+    if given.value is not None:
+        table["output.value"] = pa.array(given.value)
+    elif given.label is not None and given.probabilities is not None:
+        table["output.label"] = pa.array(given.label)
+        table["output.probabilities"] = pa.array(given.probabilities.tolist(), pa.list_(pa.float64()))
+    sink = io.BytesIO()
+    made = pa.table(table)
+    with pa.ipc.new_stream(sink, made.schema) as writer:
+        writer.write_table(made)
+    return sink.getvalue()
+
+
+def _columns_of(spec: RecordSpec, one: DerivedSpec) -> tuple[str, ...]:
+    expression = parse(one.expression, {field.name: field.kind for field in spec.fields})
+    return (*expression.numbers, *expression.times)
+
+
+def _input(field: FieldSpec) -> Column:
+    kinds = {"string": "text", "time": "time", "boolean": "boolean"}
+    return Column(name=field.name, kind=kinds.get(field.kind, "number"))
+
+
+def _convert(estimator: Any, spec: RecordSpec, classifies: bool) -> Any:
+    _mend_onnx_attributes()
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+
+    _register_lightgbm()
+    taken = [
+        (one.name, StringTensorType([None, 1]) if one.kind == "string" else FloatTensorType([None, 1]))
+        for one in spec.inputs
+    ]
+    options = {id(_last(estimator)): {"zipmap": False}} if classifies else None
+    return convert_sklearn(estimator, initial_types=taken, target_opset=OPSET, options=options)
+
+
+def _last(estimator: Any) -> Any:
+    return _last(estimator.steps[-1][1]) if hasattr(estimator, "steps") else estimator
+
+
+def _mend_onnx_attributes() -> None:
+    """skl2onnx 1.20 hands booleans and NumPy numbers to onnx 1.23's attributes, which refuse them."""
+    import onnx.helper
+
+    helper: Any = onnx.helper
+    if getattr(helper.make_attribute, "mended_by_ctloop", False):
+        return
+    original = helper.make_attribute
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, bool | np.bool_):
+            return int(one)
+        return one.item() if isinstance(one, np.generic) else one
+
+    def make_attribute(key: str, value: Any, *args: Any, **named: Any) -> Any:
+        return original(key, [plain(one) for one in value] if isinstance(value, list) else value, *args, **named)
+
+    make_attribute.mended_by_ctloop = True  # pyright: ignore[reportFunctionMemberAccess]
+    helper.make_attribute = make_attribute
+
+
+def _register_lightgbm() -> None:
+    """LightGBM's converters inside scikit-learn pipelines, where LightGBM is installed."""
+    try:
+        from lightgbm import LGBMClassifier, LGBMRegressor
+    except ImportError:
+        return
+    from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes,
+        calculate_linear_regressor_output_shapes,
+    )
+
+    classifier_options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+    update_registered_converter(
+        LGBMClassifier, "LightGbmLGBMClassifier", calculate_linear_classifier_output_shapes, convert_lightgbm,
+        options=classifier_options,
+    )  # fmt: skip
+    update_registered_converter(
+        LGBMRegressor, "LightGbmLGBMRegressor", calculate_linear_regressor_output_shapes, convert_lightgbm
+    )
+
+
+def _finish(model: Any, known: Sequence[int], classes: int) -> None:
+    """Outputs named label and probabilities over all classes, or value."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    names = [f"ctloop/made/{one.name}" for one in graph.output]
+    taken = {"label", "probabilities", "value"} - {one.name for one in graph.input}
+    made = {name: f"ctloop/made/{name}" for name in taken}  # names of the converter's own, inside the graph
+    made |= {one.name: name for one, name in zip(graph.output, names, strict=True)}
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [made.get(one, one) for one in ends]
+    del graph.output[:]
+    if not classes:
+        graph.node.append(helper.make_node("Cast", [names[0]], ["value"], to=TensorProto.FLOAT))
+        graph.output.append(helper.make_tensor_value_info("value", TensorProto.FLOAT, [None, 1]))
+        return
+    spread = np.zeros((len(known), classes), np.float32)
+    spread[np.arange(len(known)), known] = 1.0
+    graph.initializer.append(numpy_helper.from_array(spread, "ctloop/spread"))
+    graph.node.append(helper.make_node("Cast", [names[1]], ["ctloop/float"], to=TensorProto.FLOAT))
+    graph.node.append(helper.make_node("MatMul", ["ctloop/float", "ctloop/spread"], ["probabilities"]))
+    graph.node.append(helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0))
+    graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
+    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes]))
+
+
+def _derive(model: Any, spec: RecordSpec) -> None:
+    """Compute derived columns in the graph: their inputs go, the columns they read come."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    kinds = {field.name: field.kind for field in spec.fields}
+    derived = {one.name for one in spec.derived}
+    kept = [one for one in graph.input if one.name not in derived]
+    del graph.input[:]
+    graph.input.extend(kept)
+    have, nodes = {one.name for one in kept}, list[Any]()
+    for one in spec.derived:
+        algebra = OnGraph(f"ctloop/{one.name}")
+        expression = parse(one.expression, kinds)
+        algebra.column(carry_out(expression, algebra), one.name)
+        nodes += algebra.nodes
+        graph.initializer.extend(algebra.constants)
+        for name in (*expression.numbers, *expression.times):
+            if name not in have:
+                have.add(name)
+                type = TensorProto.INT64 if kinds[name] == "time" else TensorProto.FLOAT
+                graph.input.append(helper.make_tensor_value_info(name, type, [None, 1]))
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *body])
