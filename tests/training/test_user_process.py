@@ -8,16 +8,17 @@ import pyarrow as pa
 import pytest
 from flower_lake import GOOD, GOOD_IMPORTS, flowers, flowers_file
 
-from ctloop.bundle import unpack
 from ctloop.compiler import compile_file
+from ctloop.events.manifest import Manifest
 from ctloop_training.user_process import Launch, UserFailed, UserProcess
 
 
 class Bench:
     """Starts processes of model files and asks them to fit."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
+        self.manifest = manifest
         self.started: list[UserProcess] = []
         records, labels = flowers()
         rows = records.append_column("tall", labels.column("value"))
@@ -26,11 +27,10 @@ class Bench:
             writer.write_table(rows)
 
     def launch(self, text: str) -> Launch:
-        path = self.folder / "flowers.py"
-        path.write_text(text)
-        (compiled,) = compile_file(path)
-        unpack(compiled.bundle, self.folder / "bundle")
-        return Launch(compiled.manifest, self.folder / "bundle")
+        bundle = self.folder / "bundle"
+        bundle.mkdir()
+        (bundle / "flowers.py").write_text(text)
+        return Launch(self.manifest, bundle)
 
     def start(self, text: str) -> UserProcess:
         process = UserProcess(self.launch(text))
@@ -46,9 +46,18 @@ class Bench:
         return process.ask(request, seconds)
 
 
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Of the good file; the bad ones differ in the body only."""
+    path = tmp_path_factory.mktemp("file") / "flowers.py"
+    path.write_text(flowers_file())
+    (compiled,) = compile_file(path)
+    return compiled.manifest
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+def bench(tmp_path: Path, manifest: Manifest) -> Iterator[Bench]:
+    made = Bench(tmp_path, manifest)
     yield made
     for process in made.started:
         process.kill()

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -69,20 +70,19 @@ class Worker:
 
     def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Import the libraries and the user's module."""
-        import ctloop.columns
-        import ctloop.onnx_export  # noqa: F401 - imported now, for the first fit
-
         from ctloop.bundle import load_model
 
+        for name in ("pandas", "sklearn", "ctloop.columns", "ctloop.onnx_export"):
+            import_module(name)  # now, not in the first fit
         self.model = load_model(Path(self.launch["bundle"]), self.launch["module"], self.launch["function"])
         return {}
 
     def fit(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Fit on an Arrow file; predict another one; export where a folder is named."""
         import numpy as np
-        from ctloop.onnx_export import check_estimator
 
         from ctloop import columns
+        from ctloop.onnx_export import check_estimator
         from ctloop.problems import Problem
 
         rows = read_arrow(request["rows"])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import ctloop
 from ctloop.events.manifest import Manifest
@@ -31,7 +31,7 @@ DEFAULT_MEMORY = 8 << 30
 LOAD_SECONDS = 120.0
 SAFE_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 """What a child inherits: no address, no key, no token."""
-REASONS = frozenset(FailureReason.__args__)  # type: ignore[attr-defined]
+REASONS: tuple[FailureReason, ...] = get_args(FailureReason)
 
 
 class UserFailed(Exception):
@@ -138,8 +138,8 @@ class UserProcess:
             self.kill()
             raise
         if not answer.get("ok"):
-            reason = answer.get("reason")
-            raise UserFailed(reason if reason in REASONS else "crashed", str(answer.get("message"))[:2000], self.tail())
+            reason = next((one for one in REASONS if one == answer.get("reason")), "crashed")
+            raise UserFailed(reason, str(answer.get("message"))[:2000], self.tail())
         return answer
 
     def _answer(self, deadline: float, seconds: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def latency(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def warm(request: Mapping[str, Any]) -> dict[str, Any]:
     """Have the libraries imported."""
-    import ctloop.onnx_rows  # noqa: F401
-    import pyarrow  # noqa: F401
+    for name in ("pyarrow", "ctloop.onnx_rows"):
+        import_module(name)
 
     return {}
 

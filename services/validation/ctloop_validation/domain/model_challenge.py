@@ -36,7 +36,7 @@ def unseen(rows: pa.Table, time: str, since: datetime | None) -> pa.Table:
     """The rows the champion has not learned from: those after the end of its training window."""
     if since is None:
         return rows
-    return rows.filter(pc.greater_equal(rows.column(time), pa.scalar(since, pa.timestamp("us", "UTC"))))
+    return rows.filter(pc.field(time) >= pa.scalar(since, pa.timestamp("us", "UTC")))
 
 
 def challenge(sides: Sides) -> GateReport:
