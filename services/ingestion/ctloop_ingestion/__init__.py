@@ -1,0 +1,1 @@
+"""Ingestion: how arrivals become batches that land exactly once."""

@@ -1,0 +1,145 @@
+"""Bodies of arrivals: Arrow streams, NDJSON, references. Read, counted, split; never a Python object per Arrow row."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from ctloop.events.envelope import ARROW_STREAM, JSON, NDJSON, first_problem
+from ctloop.events.errors import SchemaMismatch, TooLarge, Truncated, UndecodableEvent, UnsupportedFormat
+from ctloop.events.values import ObjectRef
+
+ROWS_PER_ARRIVAL = 1 << 24
+"""An arrival's number is shifted by as much to make room for the row's: the sequence."""
+REFERENCE_BYTES = 256 << 20
+COLUMNS = 1000
+FORMATS = {ARROW_STREAM: "arrow", NDJSON: "ndjson", JSON: "reference"}
+REFERENCED = ("parquet", "arrow", "ndjson")
+
+
+def format_of(content_type: str) -> str:
+    """arrow, ndjson or reference.
+
+    Raises:
+        UnsupportedFormat
+    """
+    found = FORMATS.get(content_type.partition(";")[0].strip().lower())
+    if found is None:
+        raise UnsupportedFormat(f"content-type {content_type[:100]!r}: send one of {', '.join(FORMATS)}")
+    return found
+
+
+def count_rows(format: str, body: bytes) -> tuple[int, int]:
+    """Rows and bytes of an arrival, after a look that finds what can never be read.
+
+    Raises:
+        Truncated, SchemaMismatch, TooLarge, UndecodableEvent, UnsupportedFormat
+    """
+    if format == "reference":
+        return 0, reference(body).bytes
+    rows = body.count(b"\n") + 1 if format == "ndjson" else read_arrow(body).num_rows
+    if rows >= ROWS_PER_ARRIVAL:
+        raise TooLarge(f"{rows} rows; at most {ROWS_PER_ARRIVAL - 1} in one arrival")
+    return rows, len(body)
+
+
+def reference(body: bytes) -> ObjectRef:
+    """The reference to an object.
+
+    Raises:
+        UndecodableEvent, UnsupportedFormat, TooLarge
+    """
+    try:
+        ref = ObjectRef.model_validate_json(body)
+    except ValidationError as error:
+        raise UndecodableEvent(f"reference {{uri, sha256, bytes, format}}: {first_problem(error)}") from error
+    if ref.format not in REFERENCED:
+        raise UnsupportedFormat(f"format {ref.format!r} of the reference: one of {', '.join(REFERENCED)}")
+    if ref.bytes > REFERENCE_BYTES:
+        raise TooLarge(f"the object has {ref.bytes} bytes; at most {REFERENCE_BYTES}: split it")
+    return ref
+
+
+def read_arrow(body: bytes) -> pa.Table:
+    """The table of an Arrow stream, checked in full: a hostile buffer must not be followed.
+
+    Raises:
+        Truncated: it ends early or is no Arrow stream. SchemaMismatch: columns no record class has.
+    """
+    try:
+        table = pa.ipc.open_stream(body).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+        raise Truncated(f"not a whole Arrow stream: {_sentence(error)}") from error
+    if body[-8:] != b"\xff\xff\xff\xff\0\0\0\0":
+        raise Truncated("the Arrow stream has no end mark: it was cut between two batches")
+    return _checked(table)
+
+
+def read_parquet(body: bytes) -> pa.Table:
+    """The table of a Parquet file.
+
+    Raises:
+        Truncated, SchemaMismatch
+    """
+    try:
+        return _checked(pq.read_table(io.BytesIO(body)))
+    except (pa.ArrowException, OSError) as error:
+        raise Truncated(f"not a whole Parquet file: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]
+
+
+def _checked(table: pa.Table) -> pa.Table:
+    if table.num_columns > COLUMNS or len(set(table.column_names)) != table.num_columns:
+        raise SchemaMismatch(f"{table.num_columns} columns; at most {COLUMNS}, each name once")
+    return table
+
+
+def split_ndjson(body: bytes, limit: int) -> Iterator[bytes]:
+    """Parts of at most ``limit`` bytes, cut between lines.
+
+    Raises:
+        TooLarge: a single line is longer.
+    """
+    start = 0
+    while start < len(body):
+        if len(body) - start <= limit:
+            end = len(body)
+        else:
+            end = body.rfind(b"\n", start, start + limit) + 1
+            if end == 0:
+                raise TooLarge(f"one line has more than {limit} bytes")
+        yield body[start:end]
+        start = end
+
+
+def split_arrow(table: pa.Table, limit: int) -> Iterator[bytes]:
+    """Arrow streams of at most ``limit`` bytes, split by rows.
+
+    Raises:
+        TooLarge: a single row is larger.
+    """
+    body = write_arrow(table)
+    if len(body) <= limit or table.num_rows <= 1:
+        if len(body) > limit:
+            raise TooLarge(f"one row has {len(body)} bytes; at most {limit}")
+        yield body
+        return
+    step = max(1, min(table.num_rows // 2, int(table.num_rows * limit * 0.9 / len(body))))
+    for first in range(0, table.num_rows, step):
+        yield from split_arrow(table.slice(first, step).combine_chunks(), limit)
+
+
+def write_arrow(table: pa.Table) -> bytes:
+    """The table as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    value: Any = sink.getvalue()
+    return value.to_pybytes()
