@@ -14,7 +14,9 @@ from ctloop_console.domain.facts import Fact
 
 Connection = Any
 
-COLUMNS = """seq, id, topic, source, subject, said_at AS "time", heard_at, loop_id, causation_id, traceparent, payload"""
+COLUMNS = (
+    """seq, id, topic, source, subject, said_at AS "time", heard_at, loop_id, causation_id, traceparent, payload"""
+)
 SEQUENCE_LOCK = "SELECT pg_advisory_xact_lock(hashtext('ctloop.console.fact'))"
 
 WANTED = """($1::text IS NULL OR subject = $1 OR subject = (SELECT dataset FROM pipeline WHERE model = $1))

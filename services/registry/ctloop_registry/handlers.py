@@ -1,5 +1,8 @@
 """What the registry does with each fact it hears and each command it is given."""
 
+from typing import Any
+from uuid import UUID
+
 from ctloop.events.envelope import Event, derived_id
 from ctloop.events.errors import ModelNotYetKnown
 from ctloop.events.model import (
@@ -14,7 +17,6 @@ from ctloop.events.pipeline import PipelineReleased
 from ctloop.events.pointer import ChampionPointer
 from ctloop.events.values import Verdict
 from ctloop.platform.delivery import Refused, UnitOfWork, on
-from ctloop.platform.http import ProblemResponse
 from ctloop.platform.jobs import JobFailed
 from ctloop_registry.commands import ApplyPipeline, PromoteVersion, RollBack
 from ctloop_registry.domain.pointer import Outcome, judge, promotion, rollback_target, rolled_back
@@ -26,7 +28,7 @@ from ctloop_registry.store import Evidence, PointerMove, RegistryStore, moves
 
 def refused(status: int, code: str, title: str, detail: str, hint: str = "") -> Refused:
     """A command that is said no to."""
-    return Refused(ProblemResponse(status, code, title, detail, hint))
+    return Refused(status, code, title, detail=detail, hint=hint)
 
 
 class RegistryHandlers:
@@ -45,9 +47,7 @@ class RegistryHandlers:
         await self.store.pointer.lock(work.connection, said.model)
         version = await self.store.versions.number(work.connection, said, work.now)
         now = await self.store.pointer.read(work.connection, said.model)
-        outcome = judge(
-            said, version=version, champion=now and (now.version, now.epoch), autonomy=manifest.autonomy
-        )
+        outcome = judge(said, version=version, champion=now and (now.version, now.epoch), autonomy=manifest.autonomy)
         evidence = await self._keep(said, version, outcome, work)
         if outcome is not Outcome.PROMOTE:
             return ()
@@ -94,9 +94,7 @@ class RegistryHandlers:
         number = await self.store.pipelines.next_number(work.connection, manifest.model)
         await self.store.pipelines.add(work.connection, manifest, number, work.now)
         return (
-            PipelineReleased(
-                model=manifest.model, pipeline_version=number, digest=manifest.digest, manifest=manifest
-            ),
+            PipelineReleased(model=manifest.model, pipeline_version=number, digest=manifest.digest, manifest=manifest),
         )
 
     async def promote(self, command: PromoteVersion, work: UnitOfWork) -> tuple[Event, ...]:
@@ -126,7 +124,7 @@ class RegistryHandlers:
         """MLflow shows it; nothing of ours rests on that."""
         return ()
 
-    async def on_projection_failed(self, failed: JobFailed, work: UnitOfWork) -> tuple[Event, ...]:
+    async def on_projection_failed(self, failed: JobFailed[Any], work: UnitOfWork) -> tuple[Event, ...]:
         """MLflow refused for good: the row of the job keeps why; nothing of ours rests on it."""
         return ()
 

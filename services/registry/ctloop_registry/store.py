@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic import AwareDatetime
+
 from ctloop.events.envelope import Value
 from ctloop.events.errors import TransientError
 from ctloop.events.manifest import Manifest
@@ -18,7 +20,6 @@ from ctloop.events.model import (
 )
 from ctloop.events.pointer import ChampionPointer
 from ctloop_registry.domain.pointer import Move, Outcome
-from pydantic import AwareDatetime
 
 Connection = Any
 

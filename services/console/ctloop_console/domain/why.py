@@ -13,7 +13,6 @@ from ctloop_console.domain.facts import Fact, Line, trace_id
 from ctloop_console.domain.loops import Loop, fold_loop
 from ctloop_console.domain.sentences import sentence
 
-
 E = TypeVar("E", bound=Event)
 
 
