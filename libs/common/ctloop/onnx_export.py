@@ -129,7 +129,7 @@ def _convert(estimator: Any, spec: RecordSpec, classifies: bool) -> Any:
         for one in spec.inputs
     ]
     options = {id(_last(estimator)): {"zipmap": False}} if classifies else None
-    return convert_sklearn(estimator, initial_types=taken, target_opset=OPSET, options=options)
+    return convert_sklearn(estimator, name=spec.dataset, initial_types=taken, target_opset=OPSET, options=options)
 
 
 def _last(estimator: Any) -> Any:

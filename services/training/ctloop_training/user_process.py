@@ -138,7 +138,7 @@ class UserProcess:
             self.kill()
             raise
         if not answer.get("ok"):
-            reason = next((one for one in REASONS if one == answer.get("reason")), "crashed")
+            reason: FailureReason = next((one for one in REASONS if one == answer.get("reason")), "crashed")
             raise UserFailed(reason, str(answer.get("message"))[:2000], self.tail())
         return answer
 
