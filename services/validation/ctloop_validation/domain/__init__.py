@@ -1,0 +1,1 @@
+"""Validation's own decisions."""

@@ -89,14 +89,15 @@ def instant(time: datetime | None) -> str:
 
 def plain(table: pa.Table) -> pa.Table:
     """With the Arrow types everybody reads: views of strings become strings."""
-
-    def plain_type(type: Any) -> Any:
-        if pa.types.is_string_view(type) or pa.types.is_large_string(type):
-            return pa.string()
-        if pa.types.is_timestamp(type):
-            return pa.timestamp("us", "UTC")
-        if pa.types.is_list(type) or pa.types.is_large_list(type):
-            return pa.list_(plain_type(type.value_type))
-        return type
-
     return table.cast(pa.schema([pa.field(field.name, plain_type(field.type)) for field in table.schema]))
+
+
+def plain_type(type: Any) -> Any:
+    """The everyday form of a type that Delta or DataFusion gives."""
+    if pa.types.is_string_view(type) or pa.types.is_large_string(type):
+        return pa.string()
+    if pa.types.is_timestamp(type):
+        return pa.timestamp("us", "UTC")
+    if pa.types.is_list(type) or pa.types.is_large_list(type):
+        return pa.list_(plain_type(type.value_type))
+    return type

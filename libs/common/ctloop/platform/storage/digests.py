@@ -32,7 +32,11 @@ class DatasetDigest:
     def add(self, lanes: Lanes) -> "DatasetDigest":
         """With more rows; the order in which they come makes no difference."""
         first, second = (int(lane) for lane in lanes.sum(axis=0, dtype=np.uint64))
-        return DatasetDigest((self.first + first) % 2**64, (self.second + second) % 2**64, self.rows + len(lanes))
+        return self.plus(first, second, len(lanes))
+
+    def plus(self, first: int, second: int, rows: int) -> "DatasetDigest":
+        """With the sums of another part of the dataset."""
+        return DatasetDigest((self.first + first) % 2**64, (self.second + second) % 2**64, self.rows + rows)
 
     def hex(self, schema: str) -> str:
         """What names the dataset version: sha256 of the sums, the count and the schema, in hex."""

@@ -17,10 +17,10 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from ctloop.events.errors import ObjectMissing, TransientError
+from ctloop.events.errors import ObjectMissing, SchemaMismatch, TransientError
 from ctloop.events.values import DatasetVersion
 from ctloop.platform.settings import S3Settings
-from ctloop.platform.storage.as_of import Question, Roles, plain, select_records
+from ctloop.platform.storage.as_of import Question, Roles, plain, plain_type, select_records
 from ctloop.platform.storage.s3_access import S3Access
 
 RECORDS = "records"
@@ -103,7 +103,7 @@ class Lake:
             handle = self._handle_or_create(dataset, name, rows.schema, roles)
             appended = handle.transaction_version(WRITER)
             if rows.num_rows and (appended is None or appended < number):
-                self._commit(dataset, name, handle, rows, number)
+                self._commit(dataset, name, handle, _fitted(rows, handle, dataset), number)
             return handle.version()
 
     def _commit(self, dataset: str, name: str, handle: DeltaTable, rows: pa.Table, number: int) -> None:
@@ -180,6 +180,20 @@ class Lake:
         if self._options is None:
             self._options = self._access().delta_options()
         return self._options
+
+
+def _fitted(rows: pa.Table, handle: DeltaTable, dataset: str) -> pa.Table:
+    """The rows in the table's types, where it has the column already.
+
+    Raises:
+        SchemaMismatch: a column's type has changed to one its values cannot be kept in.
+    """
+    known = {field.name: field.type for field in pa.schema(handle.schema().to_arrow())}  # pyright: ignore[reportArgumentType]
+    fields = [pa.field(one.name, plain_type(known.get(one.name, one.type))) for one in rows.schema]
+    try:
+        return rows.cast(pa.schema(fields))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SchemaMismatch(f"{dataset}: a column is not of the type it had before: {error}"[:500]) from error
 
 
 @contextmanager
