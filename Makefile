@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := libs services tests examples bench
+SOURCES := libs services tests examples bench contracts deploy
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench contracts clean
@@ -23,13 +23,13 @@ check: .venv/.project ## Format, lint, spelling, imports, types, house rules, co
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/house tests/contracts
-	$(BIN)/python -m ctloop.contracts --check
+	$(BIN)/python contracts/generate.py --check
 
 bench: .venv/.project ## Measure, into bench/results
 	$(BIN)/python -m bench $(ARGS)
 
 contracts: .venv/.project ## Write contracts/ from ctloop.events
-	$(BIN)/python -m ctloop.contracts
+	$(BIN)/python contracts/generate.py
 
 clean: ## Remove what was made here: .venv, caches, a stopped stack's data
 	@if [ -x $(BIN)/ctloop ] && [ -f .ctloop/stack.json ]; then $(BIN)/ctloop down; fi

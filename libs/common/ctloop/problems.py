@@ -144,6 +144,8 @@ _USAGE = {
     "CT9003": Entry("somebody else was faster", "Look at the current state and try again.", Exit.CONFLICT),
     "CT9004": Entry("a part of the stack does not answer", "ctloop status", Exit.DEPENDENCY),
     "CT9005": Entry("it took too long", "Try again with a longer --timeout.", Exit.TIMEOUT),
+    "CT9006": Entry("not allowed", "Ask who runs this stack.", Exit.AUTH),
+    "CT9007": Entry("the request was refused", "Look at the cause.", Exit.NO),
     "CT9009": Entry("something unexpected happened", "This is a bug of ctloop: please report it with the trace."),
 }
 

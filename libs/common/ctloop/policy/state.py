@@ -105,16 +105,21 @@ class PolicyState(Value):
         return self._with(drifts=tuple(one for one in self.drifts if one.episode != event.episode))
 
     def on_promoted(self, event: Promotion) -> "PolicyState":
-        """A new champion: its windows, drift and patience start anew."""
-        if self.champion is not None and self.champion.epoch >= event.epoch:
-            return self
-        champion = ChampionState(
-            epoch=event.epoch,
-            version=event.version,
-            metrics=event.metrics,
-            training_window=event.training_window,
-            promoted_at=event.data_time,
+        """A new champion, or an earlier one again."""
+        return self.on_champion(
+            ChampionState(
+                epoch=event.epoch,
+                version=event.version,
+                metrics=event.metrics,
+                training_window=event.training_window,
+                promoted_at=event.data_time,
+            )
         )
+
+    def on_champion(self, champion: ChampionState) -> "PolicyState":
+        """A later epoch: its windows, drift and patience start anew."""
+        if self.champion is not None and self.champion.epoch >= champion.epoch:
+            return self
         return self._with(champion=champion, windows=(), drifts=(), refused=0, open_run=None)
 
     def on_refused(self, data_time: datetime) -> "PolicyState":

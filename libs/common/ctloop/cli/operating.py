@@ -1,0 +1,84 @@
+"""Commands that act on what runs: send, retrain, dead letters."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ctloop.cli import show
+from ctloop.cli.asking import client
+from ctloop.problems import Problem
+
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Service = Annotated[str, typer.Argument(help="The service.")]
+Number = Annotated[int, typer.Argument(help="The dead letter's number.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(send)
+    app.command()(retrain)
+    letters = typer.Typer(help="Dead letters.", no_args_is_help=True, rich_markup_mode=None)
+    for name, command in (("ls", dlq_ls), ("show", dlq_show), ("replay", dlq_replay)):
+        letters.command(name)(command)
+    app.add_typer(letters, name="dlq")
+
+
+def send(
+    file: Annotated[str, typer.Argument(help="CSV, Parquet, Arrow or NDJSON; - for NDJSON on stdin.")],
+    to: Annotated[str, typer.Option(help="The dataset.")],
+    as_json: Json = False,
+) -> None:
+    """Send records, whole or in part."""
+    receipts = client().send(to, read_table(file))
+    parts = [one for answer in receipts for one in answer["receipts"]]
+    show.table(parts, ("topic", "partition", "offset", "id"), as_json=as_json)
+
+
+def read_table(file: str) -> Any:
+    """A table from a file.
+
+    Raises:
+        Problem: CT2001.
+    """
+    import pyarrow as pa
+    from pyarrow import csv, json, parquet
+
+    kind = Path(file).suffix.lower()
+    try:
+        if file == "-":
+            return json.read_json(pa.py_buffer(sys.stdin.buffer.read()))
+        if kind == ".csv":
+            return csv.read_csv(file)
+        if kind == ".parquet":
+            return parquet.read_table(file)
+        if kind in (".ndjson", ".jsonl", ".json"):
+            return json.read_json(file)
+        return pa.ipc.open_file(file).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise Problem("CT2001", f"{file}: {error}"[:400]) from error
+
+
+def retrain(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    reason: Annotated[str, typer.Option(help="Why.")] = "asked by a person",
+) -> None:
+    """Train now, whatever the policy says."""
+    show.data(client().retrain(model, reason=reason), as_json=True)
+
+
+def dlq_ls(service: Service, as_json: Json = False) -> None:
+    """A service's dead letters."""
+    rows = client().dead_letters(service)["items"]
+    show.table(rows, ("n", "reason", "topic", "offset", "attempts", "at", "message"), as_json=as_json)
+
+
+def dlq_show(service: Service, number: Number) -> None:
+    """One dead letter with its bytes."""
+    show.data(client().dead_letter(service, number), as_json=True)
+
+
+def dlq_replay(service: Service, number: Number) -> None:
+    """Hand a dead letter to its handler again, once."""
+    show.data(client().replay_dead_letter(service, number), as_json=True)

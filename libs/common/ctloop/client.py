@@ -1,0 +1,298 @@
+"""The SDK: send records, ask for predictions, look at loops; the same names for sync and async."""
+
+import io
+import json
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from ctloop.problems import Problem
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+CHUNK_ROWS = 20_000
+"""Rows per request; the door splits further for the bus."""
+TIMEOUT = httpx.Timeout(30.0, connect=3.0)
+ATTEMPTS = 5
+BY_STATUS = {401: "CT9006", 403: "CT9006", 404: "CT9002", 409: "CT9003", 412: "CT9003", 422: "CT9007", 503: "CT9004"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to one service."""
+
+    service: str
+    method: str
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it may be tried again: reading, or writing under an idempotency key."""
+        return self.method == "GET" or "Idempotency-Key" in self.headers or self.path.endswith("/predict")
+
+
+def service_urls(data_dir: Path | None = None) -> dict[str, str]:
+    """Where services are: ``CTLOOP_<SERVICE>__URL``, else the stack of the data directory."""
+    from ctloop.local.control import data_dir_of
+    from ctloop.local.environment import SERVICES
+    from ctloop.local.state import read
+
+    stack = read(data_dir_of(data_dir))
+    known = dict(stack.urls) if stack else {}
+    return known | {name: url for name in SERVICES if (url := os.environ.get(f"CTLOOP_{name.upper()}__URL"))}
+
+
+def send_calls(dataset: str, data: Any, key: str | None) -> Iterator[Call]:
+    """Requests that bring rows to ingestion's door, as Arrow streams."""
+    import pyarrow as pa
+
+    table = as_table(data)
+    key = key or str(uuid.uuid4())
+    for number, start in enumerate(range(0, table.num_rows, CHUNK_ROWS)):
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.slice(start, CHUNK_ROWS))
+        headers = {"content-type": ARROW_STREAM, "Idempotency-Key": f"{key}-{number}"}
+        yield Call("ingestion", "POST", f"/v1/datasets/{dataset}/records", body=sink.getvalue(), headers=headers)
+
+
+def as_table(data: Any) -> Any:
+    """Arrow tables, batches, pandas, polars, anything with ``__arrow_c_stream__``, dicts, or a list of dicts.
+
+    Raises:
+        Problem: CT2001, it is none of these.
+    """
+    import pyarrow as pa
+
+    if isinstance(data, pa.Table):
+        return data
+    if isinstance(data, pa.RecordBatch):
+        return pa.Table.from_batches([data])
+    if isinstance(data, Mapping):
+        data = [data]
+    if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
+        return pa.Table.from_pylist([dict(row) for row in data])
+    if hasattr(data, "__arrow_c_stream__"):
+        return pa.table(data)
+    if type(data).__module__.startswith("pandas"):
+        return pa.Table.from_pandas(data, preserve_index=False)
+    raise Problem("CT2001", f"{type(data).__name__} is no table and no list of records")
+
+
+def dataset_of(target: Any) -> str:
+    """A dataset's name, given itself or the record class."""
+    return target if isinstance(target, str) else target.spec().dataset
+
+
+def predict_call(model: str, rows: Any) -> Call:
+    """A request for predictions of one row or many."""
+    body = rows if isinstance(rows, Mapping | list) else as_table(rows).to_pylist()
+    return Call(
+        "serving", "POST", f"/v1/models/{model}/predict", body=json.dumps(body, default=_iso).encode(),
+        headers={"content-type": "application/json"},
+    )  # fmt: skip
+
+
+def _iso(value: Any) -> str:
+    return value.isoformat()
+
+
+def problem_of(answer: httpx.Response) -> Problem:
+    """A service's refusal as the problem the command shows."""
+    try:
+        said = answer.json()
+    except ValueError:
+        said = {}
+    code = BY_STATUS.get(answer.status_code, "CT9004" if answer.status_code >= 500 else "CT9001")
+    title = f"{said.get('code', answer.status_code)}: {said.get('title', answer.reason_phrase)}"
+    cause = str(said.get("detail") or said.get("error") or said.get("title") or answer.text[:300])
+    return Problem(code, cause, said.get("hint", ""), title=title)
+
+
+def _result(answer: httpx.Response) -> Any:
+    if answer.is_error:
+        raise problem_of(answer)
+    return answer.json()
+
+
+def _unreachable(call: Call, url: str, error: Exception) -> Problem:
+    return Problem("CT9004", f"{call.service} at {url or 'no known address'}: {type(error).__name__}", "ctloop status")
+
+
+class _Calls:
+    """What both clients can do; ``_do`` decides whether it is awaited."""
+
+    _do: Callable[[Call], Any]
+
+    def models(self) -> Any:
+        """Every applied model with its champion."""
+        return self._do(Call("registry", "GET", "/v1/models"))
+
+    def model(self, model: str) -> Any:
+        """A model: pipeline, champion, newest versions."""
+        return self._do(Call("registry", "GET", f"/v1/models/{model}"))
+
+    def champion(self, model: str, at: str | None = None) -> Any:
+        """What is live, or was at a time."""
+        return self._do(Call("registry", "GET", f"/v1/models/{model}/champion", {"at": at} if at else {}))
+
+    def promote(self, model: str, version: int, *, reason: str = "", force: bool = False) -> Any:
+        """Make a version champion by hand."""
+        return self._post(
+            "registry", f"/v1/models/{model}/promote", {"version": version, "reason": reason, "force": force}
+        )
+
+    def rollback(self, model: str, *, to: int | None = None, reason: str = "asked by a person") -> Any:
+        """Go back to an earlier champion."""
+        return self._post("registry", f"/v1/models/{model}/rollback", {"to": to, "reason": reason})
+
+    def retrain(self, model: str, *, reason: str = "asked by a person") -> Any:
+        """Train now."""
+        return self._post("training", f"/v1/models/{model}/retrain", {"reason": reason})
+
+    def loops(self, model: str | None = None, limit: int = 50) -> Any:
+        """Loops, newest first."""
+        return self._do(Call("console", "GET", "/v1/loops", {"limit": limit} | ({"model": model} if model else {})))
+
+    def loop(self, model: str, number: int) -> Any:
+        """A model's n-th loop."""
+        return self._do(Call("console", "GET", f"/v1/models/{model}/loops/{number}"))
+
+    def why(self, model: str, version: int) -> Any:
+        """Why a version is what it is."""
+        return self._do(Call("console", "GET", f"/v1/why/{model}/{version}"))
+
+    def why_not(self, model: str) -> Any:
+        """Why a model is not trained now."""
+        return self._do(Call("training", "GET", f"/v1/models/{model}/why-not"))
+
+    def timeline(self, *, model: str | None = None, limit: int = 200) -> Any:
+        """The newest facts, oldest first."""
+        return self._do(Call("console", "GET", "/v1/timeline", {"limit": limit} | ({"model": model} if model else {})))
+
+    def predict(self, model: str, rows: Any) -> Any:
+        """Predictions for one row or many, each with version, digest, epoch and prediction id."""
+        return self._do(predict_call(model, rows))
+
+    def dead_letters(self, service: str) -> Any:
+        """A service's dead letters."""
+        return self._do(Call(service, "GET", "/v1/dlq"))
+
+    def dead_letter(self, service: str, number: int) -> Any:
+        """One dead letter with its bytes."""
+        return self._do(Call(service, "GET", f"/v1/dlq/{number}"))
+
+    def replay_dead_letter(self, service: str, number: int) -> Any:
+        """Hand a dead letter to its handler again, once."""
+        return self._do(Call(service, "POST", f"/v1/dlq/{number}:replay"))
+
+    def pipeline(self, service: str, model: str) -> Any:
+        """The pipeline of a model that a service knows."""
+        return self._do(Call(service, "GET", f"/v1/pipelines/{model}"))
+
+    def _post(self, service: str, path: str, body: Mapping[str, Any]) -> Any:
+        headers = {"content-type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
+        return self._do(Call(service, "POST", path, body=json.dumps(body).encode(), headers=headers))
+
+
+class Client(_Calls):
+    """ctloop over HTTP; requests that may be repeated are tried again for a while."""
+
+    def __init__(self, *, data_dir: Path | None = None, urls: Mapping[str, str] | None = None) -> None:
+        self._urls = dict(urls) if urls is not None else service_urls(data_dir)
+        self._http = httpx.Client(timeout=TIMEOUT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def send(self, target: Any, data: Any, *, key: str | None = None) -> list[Any]:
+        """Send records, whole or in part (labels come late under the same id); a receipt per request."""
+        return [self._do(call) for call in send_calls(dataset_of(target), data, key)]
+
+    def apply(self, manifest: Any, bundle: bytes) -> Any:
+        """Put a compiled model file in force."""
+        reference = self._do(Call("registry", "POST", "/v1/bundles", body=bundle))
+        stored = manifest.model_copy(update={"bundle": manifest.bundle.model_copy(update=reference)})
+        return self._do(Call("registry", "POST", "/v1/pipelines", body=stored.model_dump_json().encode()))
+
+    def _do(self, call: Call) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        import stamina
+
+        url = self._urls.get(call.service, "")
+        attempts = ATTEMPTS if call.repeats else 1
+        try:
+            for attempt in stamina.retry_context(on=httpx.TransportError, attempts=attempts, timeout=20):
+                with attempt:
+                    return _result(
+                        self._http.request(
+                            call.method,
+                            url + call.path,
+                            params=dict(call.params),
+                            content=call.body,
+                            headers=dict(call.headers),
+                        )
+                    )
+        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+            raise _unreachable(call, url, error) from error
+        raise AssertionError("the last attempt returns or raises")
+
+
+class AsyncClient(_Calls):
+    """The same, awaited."""
+
+    def __init__(self, *, data_dir: Path | None = None, urls: Mapping[str, str] | None = None) -> None:
+        self._urls = dict(urls) if urls is not None else service_urls(data_dir)
+        self._http = httpx.AsyncClient(timeout=TIMEOUT)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def send(self, target: Any, data: Any, *, key: str | None = None) -> list[Any]:
+        """Send records; a receipt per request."""
+        return [await self._ask(call) for call in send_calls(dataset_of(target), data, key)]
+
+    def _do(self, call: Call) -> Awaitable[Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._ask(call)
+
+    async def _ask(self, call: Call) -> Any:
+        import stamina
+
+        url = self._urls.get(call.service, "")
+        attempts = ATTEMPTS if call.repeats else 1
+        try:
+            async for attempt in stamina.retry_context(on=httpx.TransportError, attempts=attempts, timeout=20):
+                with attempt:
+                    return _result(
+                        await self._http.request(
+                            call.method,
+                            url + call.path,
+                            params=dict(call.params),
+                            content=call.body,
+                            headers=dict(call.headers),
+                        )
+                    )
+        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+            raise _unreachable(call, url, error) from error
+        raise AssertionError("the last attempt returns or raises")
