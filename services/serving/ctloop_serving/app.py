@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from ctloop.platform.delivery import Edge
 from ctloop.platform.service import Service, build_service
 from ctloop.platform.settings import Settings
-from ctloop.platform.storage import Objects
 from ctloop_serving.batcher import Batcher
 from ctloop_serving.capture import Capture
 from ctloop_serving.deployments import Deployments
 from ctloop_serving.kafka_facts import KafkaFacts
 from ctloop_serving.model_cache import ModelCache
+from ctloop_serving.model_objects import ModelObjects
 from ctloop_serving.pointer_watch import KafkaWake, PointerWatch
 from ctloop_serving.protocol import InferenceProtocol
 from ctloop_serving.registry_http import RegistryHttp
@@ -27,13 +27,12 @@ def create_app(settings: Settings) -> Service:
     """Serving: one replica. It reads and writes no database and joins no group."""
     replica = f"serving-{settings.service.ordinal}"
     kafka = settings.kafka
-    objects = Objects(settings.s3)
     registry = RegistryHttp(settings.registry.url)
     facts = KafkaFacts(kafka.bootstrap, kafka.prefix, replica)
     deployments = Deployments()
     rollout = Rollout(
         registry=registry,
-        objects=objects,
+        objects=ModelObjects(settings.s3),
         cache=ModelCache(settings.service.data_dir / "models"),
         deployments=deployments,
         facts=facts,
@@ -62,7 +61,7 @@ def create_app(settings: Settings) -> Service:
         database=False,
         hears=(),
         asgi=protocol,
-        resources=(objects, registry, facts, ServingRuntime(rollout, capture, batcher)),
+        resources=(registry, facts, ServingRuntime(rollout, capture, batcher)),
         background=(watch_pointers, hear_moves, ship_captured),
         ready=lambda: {} if deployments.ready else {"model": "no verified model is held"},
     )

@@ -53,7 +53,8 @@ class PointerWatch:
             TransientError: the registry does not list its models.
         """
         models = await self._registry.models()
-        await asyncio.gather(*(self._look_at(model) for model in models))
+        moved = [model for model, epoch in models.items() if not epoch or epoch > self._deployments.epoch(model)]
+        await asyncio.gather(*(self._look_at(model) for model in moved))
         self._deployments.registry_seen = True
 
     async def _look_at(self, model: str) -> None:

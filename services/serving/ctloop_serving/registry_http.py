@@ -25,19 +25,19 @@ class RegistryHttp:
     async def __aexit__(self, *exc: object) -> None:
         await self._client.aclose()
 
-    async def models(self) -> tuple[str, ...]:
-        """Names of all models the registry knows."""
-        names: list[str] = []
+    async def models(self) -> dict[str, int]:
+        """Names of all models the registry knows, with the champion's epoch; 0: the list does not say."""
+        epochs: dict[str, int] = {}
         cursor: str | None = None
         while True:
             page = await self._get("/v1/models", {"limit": "500"} | ({"cursor": cursor} if cursor else {}))
             if page is None:
                 raise TransientError("registry: it does not list its models")
             items = cast(list[Any], page["items"] if isinstance(page, dict) else page)
-            names += [str(one["model"] if "model" in one else one["name"]) for one in items]
+            epochs |= {str(one["model"]): int((one.get("champion") or {}).get("epoch", 0)) for one in items}
             cursor = cast(str | None, page.get("next_cursor")) if isinstance(page, dict) else None
             if not cursor:
-                return tuple(names)
+                return epochs
 
     async def champion(self, model: str) -> ChampionPointer | None:
         """The champion pointer; None when the model has no champion."""
