@@ -27,7 +27,7 @@ DAY = timedelta(days=1)
 
 FIRST = f"labelled >= {SMALLEST} and labelled >= needed and not running"
 WORSE = (
-    "loss_low > reference_high and skill_high < reference_skill and labels >= needed"
+    "(loss_low > reference_high and skill_high < reference_skill or skill_high < 0) and labels >= needed"
     " and days_since_run >= cooldown_days and runs_today < budget and not running"
 )
 OWN = "days_since_run >= cooldown_days and runs_today < budget and not running"
@@ -182,6 +182,12 @@ def _worse_sentence(state: PolicyState, rule: RetrainRule, values: dict[str, Val
     assert now is not None
     word = "fell" if higher_is_better(rule.metric) else "rose"
     drift = f"; {len(state.drifts)} drift episode(s) open" if state.drifts else ""
+    skill = values["skill_high"]
+    if isinstance(skill, float) and skill < 0:
+        return (
+            f"worse than a constant since {recent[0].window.start:%b %d} on {int(float(values['labels'] or 0)):,} labels"
+            f" ({rule.metric} {now.value:.3g}, {then:.3g} at the gates){drift}"
+        )
     return (
         f"{rule.metric} {word} from {then:.3g} to {now.value:.3g} since {recent[0].window.start:%b %d}"
         f" on {int(float(values['labels'] or 0)):,} labels, and skill with it{drift}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ctloop.events.manifest import Manifest
 from ctloop.events.values import GateResult, Measured, Parity, Verdict
 from ctloop.policy.conditions import NO_CHAMPION, Node, Value, evaluate
-from ctloop.policy.losses import Floats, Truth, compare, constant_losses, mean_interval, measure, row_losses
+from ctloop.policy.losses import Floats, Truth, compare, mean_interval, measure, own_average_losses, row_losses
 from ctloop.policy.windows import metric_names
 
 MARGIN = 0.01
@@ -14,6 +14,8 @@ MARGIN = 0.01
 LEAST_ROWS = 20
 FLIPS = 0.001
 DIFFERENCE = 1e-3
+TIE = 1e-6
+"""float32 noise of a difference that is none."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def judge(challenge: Challenge, rule: GateRule) -> GateReport:
     metrics = measure(names, challenge.candidate, challenge.truth, classes)
     theirs = measure(names, challenge.champion, challenge.truth, classes) if challenge.champion is not None else ()
     gates = [
-        _enough(challenge), _parity(challenge.parity), _beats_constant(challenge, rule, classes),
+        _enough(challenge), _parity(challenge.parity), _beats_constant(challenge, rule),
         _not_worse(challenge, rule), *_own(challenge, rule, metrics, theirs),
     ]  # fmt: skip
     passed = all(gate.passed for gate in gates)
@@ -95,16 +97,19 @@ def _parity(parity: Parity) -> GateResult:
     return GateResult(name="ONNX = estimator", passed=passed, candidate=parity.largest_difference, note=note)
 
 
-def _beats_constant(challenge: Challenge, rule: GateRule, classes: int) -> GateResult:
-    """A model must be worth more than knowing only how often each label comes. Asked of the first one only."""
-    name = f"{rule.metric} beats a constant"
+def _beats_constant(challenge: Challenge, rule: GateRule) -> GateResult:
+    """What it learned beyond the base rate does no harm: it is not significantly worse than always saying its own average.
+    Asked of a first model only; with nothing in force, evidence of harm refuses, want of evidence does not."""
+    name = f"{rule.metric} beats the base rate"
     if challenge.champion is not None:
         return GateResult(name=name, passed=True, note="there is a champion to beat instead")
     if not len(challenge.truth):
         return GateResult(name=name, passed=False, note="no gate rows")
-    own = float(row_losses(rule.metric, challenge.candidate, challenge.truth).mean())
-    constant = float(constant_losses(rule.metric, challenge.truth, classes).mean())
-    return GateResult(name=name, passed=own < constant, candidate=own, note=f"constant {constant:.4g}")
+    own = row_losses(rule.metric, challenge.candidate, challenge.truth)
+    average = own_average_losses(rule.metric, challenge.candidate, challenge.truth)
+    difference, low, high = mean_interval(own - average)
+    note = f"base rate {average.mean():.4g}, difference {difference:+.4g}, 95 % [{low:+.4g}, {high:+.4g}]"
+    return GateResult(name=name, passed=low <= TIE, candidate=float(own.mean()), note=note)
 
 
 def _not_worse(challenge: Challenge, rule: GateRule) -> GateResult:
