@@ -3,7 +3,9 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +24,15 @@ OFFSET = 200
 
 
 @pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A data directory with ports of its own; nothing of it runs afterwards."""
     monkeypatch.setenv("CTLOOP_PORT_BASE", str(int(os.environ.get("CTLOOP_PORT_BASE", "22000")) + OFFSET))
-    folder = tmp_path_factory.mktemp("stack", numbered=True)
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o711)  # PostgreSQL is nobody where we are root
-    yield folder
-    ctloop.local.down(folder)
+    # Not pytest's own folder: every other session closes that to PostgreSQL, which is nobody where we are root.
+    with tempfile.TemporaryDirectory(prefix="ctloop-tests-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
+        ctloop.local.down(folder)
 
 
 def start(place: Path, *components: str) -> Stack:
@@ -147,8 +150,6 @@ def test_ones_own_server_is_used_and_not_started(place: Path, monkeypatch: pytes
 
 def test_a_stack_ends_with_the_process_it_is_tied_to(place: Path) -> None:
     """What pytest and scripts start does not outlive them, even after kill -9."""
-    import subprocess
-
     script = textwrap.dedent(f"""
         import time, ctloop.local
         ctloop.local.up({str(place)!r}, components=("s3",), services=(), tied=True)
