@@ -132,7 +132,7 @@ class PipelineTable:
         """Write a release."""
         await connection.execute(
             "INSERT INTO pipeline_release VALUES ($1, $2, $3, $4, $5, $6)",
-            manifest.model, number, manifest.digest, manifest.record.dataset, manifest.canonical().decode(), now,
+            manifest.model, number, manifest.digest, manifest.record.dataset, manifest.model_dump_json(), now,
         )  # fmt: skip
 
     async def next_number(self, connection: Connection, model: str) -> int:
