@@ -88,13 +88,6 @@ class World:
         given = {"content-type": "application/x-ndjson"} | {name.replace("_", "-"): it for name, it in headers.items()}
         return await self.door.post("/v1/datasets/flight/records", content=body, headers=given)
 
-    async def said(self, event: type[Any], count: int) -> list[Any]:
-        """The first facts of a kind that a service has said, when there are as many."""
-        edge = (self.ingestion if event is DataLanded else self.validation).edge
-        table = "batch" if event is DataLanded else "audit"
-        await until(lambda: enough(edge, table, count))
-        return []
-
     async def validated(self, count: int) -> list[DataValidated]:
         """The first ``count`` DataValidated on the bus."""
         return await facts(self.kafka, self.prefix, DataValidated, count)
@@ -116,14 +109,10 @@ async def value(edge: Edge, query: str, *arguments: Any) -> Any:
         return await connection.fetchval(query, *arguments)
 
 
-async def enough(edge: Edge, table: str, count: int) -> bool:
-    return await value(edge, f"SELECT count(*) >= {count} FROM {table}")
-
-
 async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Wait for a fact, with a deadline."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while not (found := await ask()):
+        while not (found := await ask()):  # noqa: ASYNC110 the fact is in another transaction
             await asyncio.sleep(0.05)
     return found
 
@@ -162,7 +151,8 @@ async def world(kafka: str, database: str, s3: Any, topic_prefix: str) -> AsyncI
     await admin.close()
     made: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
-        for service, create in (("ingestion", ctloop_ingestion.app.create_app), ("validation", ctloop_validation.app.create_app)):  # fmt: skip
+        creators = {"ingestion": ctloop_ingestion.app.create_app, "validation": ctloop_validation.app.create_app}
+        for service, create in creators.items():
             settings = Settings(
                 kafka=KafkaSettings(bootstrap=kafka, prefix=topic_prefix),
                 postgres=PostgresSettings(dsn=f"{database}?search_path={service}"),

@@ -28,7 +28,8 @@ WORDS = {
 INTEGER = r"^[+-]?[0-9]{1,18}$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?$"
-ZONE = r"(Z|[+-][0-9]{2}:?[0-9]{2})$"
+ZONE = r"(Z|:[0-9]{2}(\.[0-9]+)?[+-][0-9]{2}:?[0-9]{2})$"
+DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,9 @@ def _time(raw: Any) -> Any:
         return _none(raw, MICROS)
     text = raw.cast(pa.string())
     text = keep(text, matches(text, TIME))
-    zoned = matches(text, ZONE)
-    full = compute("if_else", zoned, text, compute("binary_join_element_wise", text, pa.scalar("Z"), pa.scalar("")))
+    rest = compute("if_else", matches(text, DAY), pa.scalar("T00:00:00Z"), pa.scalar("Z"))
+    rest = compute("if_else", matches(text, ZONE), pa.scalar(""), rest)
+    full = compute("binary_join_element_wise", text, rest, pa.scalar(""))
     try:
         return _cut_nanos(full).cast(MICROS)
     except pa.ArrowInvalid:  # a 31st of February among them: one by one, to find which
