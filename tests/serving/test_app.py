@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from ctloop_serving.app import create_app
 
 from ctloop.platform.settings import Settings
+from ctloop_serving.app import create_app
 
 NOWHERE = "127.0.0.1:1"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,9 +26,9 @@ class ModelRefused(Exception):
 class Session(Protocol):
     """What is used of an ONNX Runtime session."""
 
-    def run(self, output_names: list[str] | None, input_feed: dict[str, Any]) -> list[Any]: ...
-    def get_inputs(self) -> list[Any]: ...
-    def get_outputs(self) -> list[Any]: ...
+    def run(self, output_names: list[str] | None, input_feed: dict[str, Any]) -> Sequence[Any]: ...
+    def get_inputs(self) -> Sequence[Any]: ...
+    def get_outputs(self) -> Sequence[Any]: ...
 
 
 class OnnxEngine:
