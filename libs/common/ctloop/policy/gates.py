@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ctloop.events.manifest import Manifest
 from ctloop.events.values import GateResult, Measured, Parity, Verdict
 from ctloop.policy.conditions import NO_CHAMPION, Node, Value, evaluate
@@ -98,9 +100,9 @@ def _parity(parity: Parity) -> GateResult:
 
 
 def _beats_constant(challenge: Challenge, rule: GateRule) -> GateResult:
-    """What it learned beyond the base rate does no harm: it is not significantly worse than always saying its own average.
+    """It says more than its own average, and what it says does no harm: it is not significantly worse than that average.
     Asked of a first model only; with nothing in force, evidence of harm refuses, want of evidence does not."""
-    name = f"{rule.metric} beats the base rate"
+    name = f"{rule.metric} beats a constant"
     if challenge.champion is not None:
         return GateResult(name=name, passed=True, note="there is a champion to beat instead")
     if not len(challenge.truth):
@@ -108,8 +110,9 @@ def _beats_constant(challenge: Challenge, rule: GateRule) -> GateResult:
     own = row_losses(rule.metric, challenge.candidate, challenge.truth)
     average = own_average_losses(rule.metric, challenge.candidate, challenge.truth)
     difference, low, high = mean_interval(own - average)
-    note = f"base rate {average.mean():.4g}, difference {difference:+.4g}, 95 % [{low:+.4g}, {high:+.4g}]"
-    return GateResult(name=name, passed=low <= TIE, candidate=float(own.mean()), note=note)
+    learned = float(np.abs(own - average).max()) > TIE
+    note = f"constant {average.mean():.4g}, difference {difference:+.4g}, 95 % [{low:+.4g}, {high:+.4g}]"
+    return GateResult(name=name, passed=learned and low <= TIE, candidate=float(own.mean()), note=note)
 
 
 def _not_worse(challenge: Challenge, rule: GateRule) -> GateResult:

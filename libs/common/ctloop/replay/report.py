@@ -123,7 +123,8 @@ class ReplayResult:
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        figure, axes = pyplot.subplots(figsize=(10, 4), layout="constrained")
+        figure, drawn = pyplot.subplots(figsize=(10, 4), layout="constrained")
+        axes: Any = drawn  # its stubs know no dates
         for track, style in zip(self.tracks, ("--", ":", "-"), strict=False):
             points = [(end, values[self.metric]) for end, values in track.windows if self.metric in values]
             axes.plot([end for end, _ in points], [value for _, value in points], style, label=_legend(track))
