@@ -19,8 +19,6 @@ from ctloop.problems import Problem
 BACKOFF_SECONDS = (0.0, 0.3, 1.0, 2.0, 5.0, 10.0)
 STEADY_SECONDS = 30.0
 """After this long the next end counts as the first."""
-STARTS_AT_FIRST = 3
-"""How often a process may end before it was ever ready."""
 WATCH_SECONDS = 5.0
 STUCK_CHECKS = 3
 LOG_BYTES = 10_000_000
@@ -44,6 +42,8 @@ class Plan:
     alive: Callable[[], None] | None = None
     """Asked when the probe fails: raises OSError when the process is stuck and must be started anew."""
     start_seconds: float = 120.0
+    tries: int = 3
+    """How often it may end before it was ever ready."""
     stop_signal: int = signal.SIGTERM
     stop_seconds: float = 25.0
     port: int | None = None
@@ -82,7 +82,7 @@ class Child:
             began = time.monotonic()
             ended = await self._live(began)
             failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
-            if not self.ready.is_set() and failures >= STARTS_AT_FIRST:
+            if not self.ready.is_set() and failures >= self.plan.tries:
                 raise self.failure(f"ended with exit code {ended}, {failures} times")
             pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1]
             self._set(state="backoff", pid=None, started=None, restarts=self.status.restarts + 1)

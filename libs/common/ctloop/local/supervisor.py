@@ -224,6 +224,7 @@ def component_plan(part: Component) -> Plan:
         provision=lambda: None if part.is_provisioned else part.provision(),
         after_provision=part.provisioned,
         start_seconds=part.start_seconds,
+        tries=part.tries,
         stop_signal=part.stop_signal,
         stop_seconds=part.stop_seconds,
         port=None if part.yours else part.place.port,

@@ -39,6 +39,7 @@ class Component:
     listens: ClassVar[tuple[str, ...]]
     """Names of its ports."""
     start_seconds: ClassVar[float] = 120
+    tries: ClassVar[int] = 3
     stop_signal: ClassVar[int] = signal.SIGTERM
     stop_seconds: ClassVar[float] = 10
 

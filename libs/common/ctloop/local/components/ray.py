@@ -17,6 +17,8 @@ class Ray(Component):
     name = "ray"
     listens = ("ray", "ray-node-manager", "ray-object-manager", "ray-agent", "ray-runtime-env", "ray-metrics")
 
+    tries = 6  # gives up by itself when a busy machine starts its raylet too slowly
+
     @property
     def address(self) -> str:
         return self.yours or f"{LOOPBACK}:{self.place.port}"
