@@ -51,6 +51,17 @@ MANIFEST = Manifest(
 )
 
 
+def flight(number: int, **other: Any) -> dict[str, Any]:
+    """A good record."""
+    return {
+        "flight": f"F{number}",
+        "departs": f"2013-01-01T{number % 24:02d}:00:00Z",
+        "carrier": "UA",
+        "distance": 100.5,
+        "temp": None,
+    } | other
+
+
 @dataclass
 class World:
     """Both services, their databases and the bus."""
@@ -62,6 +73,9 @@ class World:
     door: httpx.AsyncClient
     answers: httpx.AsyncClient
     producer: Any
+    environment: dict[str, str]
+    """Of a process of validation's own."""
+    flight = staticmethod(flight)
 
     async def produce(self, topic: str, envelope: Envelope, body: bytes) -> UUID:
         """Put a record on the bus."""
@@ -138,8 +152,8 @@ async def facts(bootstrap: str, prefix: str, event: type[Any], count: int) -> li
 
 
 @pytest.fixture
-async def world(kafka: str, database: str, s3: Any, topic_prefix: str) -> AsyncIterator[World]:
-    """Both services running, with empty tables and topics."""
+async def world(request: Any, kafka: str, database: str, s3: Any, topic_prefix: str) -> AsyncIterator[World]:
+    """Both services running, with empty tables and topics; with the parameter "outside" validation is built, not run."""
     import ctloop_ingestion.app
     import ctloop_validation.app
 
@@ -150,16 +164,23 @@ async def world(kafka: str, database: str, s3: Any, topic_prefix: str) -> AsyncI
         await make_schema(admin, service, None)
     await admin.close()
     made: dict[str, Any] = {}
+    bucket = f"{topic_prefix}data"
     async with AsyncExitStack() as stack:
         creators = {"ingestion": ctloop_ingestion.app.create_app, "validation": ctloop_validation.app.create_app}
         for service, create in creators.items():
             settings = Settings(
                 kafka=KafkaSettings(bootstrap=kafka, prefix=topic_prefix),
                 postgres=PostgresSettings(dsn=f"{database}?search_path={service}"),
-                s3=S3Settings(endpoint=s3.endpoint, keys_file=s3.keys_file, bucket=f"{s3.bucket}"),
+                s3=S3Settings(endpoint=s3.endpoint, keys_file=s3.keys_file, bucket=bucket),
             )
             made[service] = create(settings)
-            await stack.enter_async_context(made[service].app.router.lifespan_context(made[service].app))
+            if service == "validation" and getattr(request, "param", "") == "outside":
+                pool = await stack.enter_async_context(
+                    asyncpg.create_pool(settings.postgres.dsn, min_size=1, max_size=2)
+                )
+                made[service].edge.open(pool)
+            else:
+                await stack.enter_async_context(made[service].app.router.lifespan_context(made[service].app))
         producer = await open_producer(kafka)
         stack.push_async_callback(close_by_force, producer)
         doors = [
@@ -168,4 +189,12 @@ async def world(kafka: str, database: str, s3: Any, topic_prefix: str) -> AsyncI
             )
             for service in ("ingestion", "validation")
         ]
-        yield World(kafka, topic_prefix, made["ingestion"], made["validation"], *doors, producer)
+        environment = {
+            "CTLOOP_KAFKA__BOOTSTRAP": kafka,
+            "CTLOOP_KAFKA__PREFIX": topic_prefix,
+            "CTLOOP_POSTGRES__DSN": f"{database}?search_path=validation",
+            "CTLOOP_S3__ENDPOINT": s3.endpoint,
+            "CTLOOP_S3__KEYS_FILE": str(s3.keys_file),
+            "CTLOOP_S3__BUCKET": bucket,
+        }
+        yield World(kafka, topic_prefix, made["ingestion"], made["validation"], *doors, producer, environment)

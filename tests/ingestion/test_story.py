@@ -7,21 +7,10 @@ from ctloop.events.values import Verdict
 from ctloop.platform.storage import Lake
 
 
-def flight(number: int, **other: Any) -> dict[str, Any]:
-    """A good record."""
-    return {
-        "flight": f"F{number}",
-        "departs": f"2013-01-01T{number % 24:02d}:00:00Z",
-        "carrier": "UA",
-        "distance": 100.5,
-        "temp": None,
-    } | other
-
-
 async def test_records_become_a_dataset_version(world: Any) -> None:
     """Three flights, one of them labelled, become version 1; the label that comes later makes version 2."""
     await world.release()
-    answer = await world.send([flight(1), flight(2, late=True), flight(3)])
+    answer = await world.send([world.flight(1), world.flight(2, late=True), world.flight(3)])
     assert answer.status_code == 202, answer.text
     (first,) = await world.validated(1)
     assert (first.verdict, first.rows, first.labelled, first.version.n) == (Verdict.PASSED, 3, 1, 1)
