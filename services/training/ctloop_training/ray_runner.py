@@ -106,17 +106,18 @@ class RayRunner:
         warming = isinstance(order, WarmOrder)
         request = Request(op="warm", id=id, warm=order) if warming else Request(op="run", id=id, order=order)
         queue = self._waiting[id] = asyncio.Queue[Said]()
+        ended = False
         try:
             await self._write(process, request)
-            while True:
+            while not ended:
                 message = await queue.get()
+                ended = warming or not isinstance(message, Progress)
                 yield message
-                if not isinstance(message, Progress) or warming:
-                    return
         finally:
             del self._waiting[id]
-            with contextlib.suppress(TransientError):
-                await self._write(process, Request(op="cancel", id=id))
+            if not ended:  # by force, and with it the Ray worker: never after the end
+                with contextlib.suppress(TransientError):
+                    await self._write(process, Request(op="cancel", id=id))
 
     async def _write(self, process: asyncio.subprocess.Process, request: Request) -> None:
         assert process.stdin is not None

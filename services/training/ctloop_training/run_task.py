@@ -16,10 +16,10 @@ from ctloop import columns, onnx_rows
 from ctloop.bundle import unpack
 from ctloop.events.errors import CtloopError
 from ctloop.events.manifest import Manifest
-from ctloop.events.values import Parity, Signature
+from ctloop.events.values import DatasetVersion, Parity, Signature
 from ctloop.platform.storage import ARRIVED, Lake, S3Access
 from ctloop.platform.storage.object_store import ObjectStore
-from ctloop_training.capsule import capsule
+from ctloop_training.capsule import capsule, environment_digest
 from ctloop_training.domain.parts import MICROSECOND, Parts, parts_of
 from ctloop_training.domain.scores import Matrix, parity_of, parity_problem, scores
 from ctloop_training.run_spec import Failed, Lost, Params, Progress, RunOrder, Trained, Trial, WarmOrder
@@ -30,6 +30,8 @@ WARM_CHILDREN = 2
 """Kept between runs, newest last; one per bundle."""
 PARITY_ROWS = 2_000
 MODEL_BYTES = 256 << 20
+
+FIRST_VERSION = DatasetVersion(n=1, digest="", records_version=0, labels_version=0)
 
 _warm: dict[str, UserProcess] = {}
 
@@ -55,8 +57,12 @@ def child_of(manifest: Manifest, objects: ObjectStore) -> UserProcess:
 
 def warm(order: WarmOrder) -> Iterator[str]:
     """Have libraries imported and the user's module loaded before the first run."""
+    environment_digest()
+    access = S3Access.of(order.store)
     with contextlib.suppress(UserFailed, CtloopError):  # the run itself will say it
-        child_of(order.manifest, ObjectStore(S3Access.of(order.store)))
+        child_of(order.manifest, ObjectStore(access))
+    with contextlib.suppress(CtloopError):  # no table yet: the reader is warm all the same
+        Lake(access).read(order.manifest.record.dataset, FIRST_VERSION)
     yield Progress(stage="waiting").model_dump_json()
 
 

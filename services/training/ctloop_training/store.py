@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from ctloop.policy.state import PolicyState
 from pydantic import AwareDatetime, Field
 
 from ctloop.events.data import DataValidated
 from ctloop.events.envelope import Value
 from ctloop.events.training import ModelTrained, RetrainDecided, TrainingFailed
 from ctloop.events.values import DatasetVersion, EvaluatedNode
+from ctloop.policy.state import PolicyState
 from ctloop_training.domain.outcomes import Outcome
 
 Connection = Any

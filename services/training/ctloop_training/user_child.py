@@ -72,7 +72,7 @@ class Worker:
         """Import the libraries and the user's module."""
         from ctloop.bundle import load_model
 
-        for name in ("pandas", "sklearn", "ctloop.columns", "ctloop.onnx_export"):
+        for name in ("pandas", "sklearn", "skl2onnx", "onnxruntime", "ctloop.columns", "ctloop.onnx_export"):
             import_module(name)  # now, not in the first fit
         self.model = load_model(Path(self.launch["bundle"]), self.launch["module"], self.launch["function"])
         return {}
