@@ -4,6 +4,7 @@
 """
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
@@ -161,10 +162,8 @@ def _environment(home: str) -> dict[str, str]:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End the child and what it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.communicate()
 
 

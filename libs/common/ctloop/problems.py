@@ -116,7 +116,7 @@ _DECLARATION = {
     ),
     "CT1212": Entry("no time column: order of arrival is all there is", 'Name one: class R(ct.Record, time="at").'),
     "CT1213": Entry("a column has the name of the id, but is not it", 'class R(ct.Record, id="id")'),
-    # CT13xx: init
+    # init: 13xx
     "CT1301": Entry("the table cannot be read", "Give a CSV or Parquet file with a header.", Exit.USAGE),
     "CT1302": Entry("which column is the label?", "ctloop init --from FILE --label COLUMN", Exit.USAGE),
 }

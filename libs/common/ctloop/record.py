@@ -1,5 +1,6 @@
 """The record class: what a user says about one occurrence, compiled to a ``RecordSpec`` when the class is made."""
 
+import inspect
 import re
 import types
 import typing
@@ -163,7 +164,7 @@ def _annotations(cls: type) -> dict[str, Any]:
         hints = typing.get_type_hints(cls)
     except (NameError, TypeError, SyntaxError) as error:
         raise Problem("CT1101", f"an annotation of class {cls.__name__} cannot be resolved: {error}") from error
-    names = [name for one in reversed(cls.__mro__) for name in one.__dict__.get("__annotations__", {})]
+    names = [name for one in reversed(cls.__mro__) for name in inspect.get_annotations(one)]
     return {name: hints[name] for name in dict.fromkeys(names) if name != "spec"}
 
 
