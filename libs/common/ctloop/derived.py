@@ -88,8 +88,6 @@ class Algebra(Protocol[T]):
         ...
 
 
-# -- text to tree -----------------------------------------------------------------------------------------------------
-
 _TIME_PARTS = ("minute_of_day", "hour", "weekday", "day", "month", "year")
 _OPERATORS: dict[type[ast.AST], str] = {
     ast.Add: "+",
@@ -194,9 +192,6 @@ class _Reader:
 
     def _problem(self, cause: str, hint: str = "") -> Problem:
         return Problem("CT1106", f"{self.text!r}: {cause}", hint)
-
-
-# -- the meaning ------------------------------------------------------------------------------------------------------
 
 
 def carry_out(expression: Expression, algebra: Algebra[T]) -> T:
@@ -307,9 +302,6 @@ class _Meaning(Generic[T]):
         return self.do("Div", exact, self.algebra.constant(number))
 
 
-# -- over arrays ------------------------------------------------------------------------------------------------------
-
-
 def _divide(a: Array, b: Array) -> Array:
     return a // b if np.issubdtype(np.result_type(a, b), np.integer) else a / b
 
@@ -362,9 +354,6 @@ class OnArrays:
     def apply(self, operator: str, *args: Array) -> Array:
         with np.errstate(all="ignore"):
             return _NUMPY[operator](*args)
-
-
-# -- as nodes of a graph ----------------------------------------------------------------------------------------------
 
 
 class OnGraph:

@@ -19,7 +19,8 @@ from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.http import ProblemResponse
 from ctloop.platform.storage import Objects
 from ctloop_registry.commands import ApplyPipeline, PromoteVersion, RollBack
-from ctloop_registry.store import Deployment, Evidence, Moved, RegistryStore, Release
+from ctloop_registry.store import RegistryStore
+from ctloop_registry.store_rows import Deployment, Evidence, Moved, Release
 
 T = TypeVar("T")
 BUNDLE_LIMIT = 8 << 20

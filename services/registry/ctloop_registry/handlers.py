@@ -23,7 +23,8 @@ from ctloop_registry.domain.pointer import Outcome, judge, promotion, rollback_t
 from ctloop_registry.domain.releases import first_clash
 from ctloop_registry.domain.watch import fires
 from ctloop_registry.projection import ChampionProjected, ProjectChampion, ProjectVersion, VersionProjected
-from ctloop_registry.store import Evidence, PointerMove, RegistryStore, moves
+from ctloop_registry.store import RegistryStore, moves
+from ctloop_registry.store_rows import Evidence, PointerMove
 
 
 def refused(status: int, code: str, title: str, detail: str, hint: str = "") -> Refused:
