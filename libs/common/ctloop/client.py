@@ -218,6 +218,11 @@ class Client(_Calls):
     ) -> None:
         self.close()
 
+    @property
+    def urls(self) -> Mapping[str, str]:
+        """Where services are."""
+        return self._urls
+
     def close(self) -> None:
         """Close its connections."""
         self._http.close()

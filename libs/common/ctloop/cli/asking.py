@@ -156,5 +156,5 @@ def tail(model: Annotated[str | None, typer.Option(help="Of one model.")] = None
 
 def spoken(fact: dict[str, Any]) -> str:
     """A fact as one line."""
-    source = fact["source"].rpartition("/")[2]
-    return f"{fact['time'][11:23]}  {source:<11} {fact['name']:<20} {fact['sentence']}"
+    source = fact["service"]
+    return f"{fact['time'][11:23]}  {source:<11} {fact['fact']:<20} {fact['sentence']}"

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(check)
     app.command()(apply)
+    app.command()(replay)
 
 
 def check(file: File, as_json: Json = False) -> None:
@@ -51,6 +52,43 @@ def apply(file: File, as_json: Json = False) -> None:
             else:
                 word = "in force" if applied["changed"] else "was in force already"
                 print(f"{applied['model']} pipeline {applied['pipeline_version']} {word}  {applied['digest'][:12]}")
+
+
+def replay(
+    file: File,
+    table: Annotated[
+        Path, typer.Argument(help="CSV, Parquet, Arrow or NDJSON with the record's columns and the label.")
+    ],
+    label_delay: Annotated[
+        str, typer.Option(help="How late labels are where no column observed_at says so: 2h, 3d.")
+    ] = "0s",
+    picture: Annotated[Path | None, typer.Option(help="Where the PNG goes; default: beside the table.")] = None,
+    why: Annotated[bool, typer.Option("--why", help="Every decision with its tree.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole policy over a table, without a stack: never retrained, weekly, ctloop, side by side."""
+    from datetime import timedelta
+
+    from ctloop import bundle
+    from ctloop.cli.operating import read_table
+    from ctloop.compiler import compile_file
+    from ctloop.fit import seconds
+    from ctloop.replay import Settings
+    from ctloop.replay import replay as run
+
+    compiled = compile_file(file)[0]
+    model = vars(bundle.load_module(file, compiled.manifest.module))[compiled.manifest.function]
+    settings = Settings(label_delay=timedelta(seconds=seconds("label-delay", label_delay)))
+    result = run(compiled.manifest, model, read_table(str(table)), settings, None if as_json else show.say)
+    target = picture or table.with_suffix(".replay.png")
+    result.picture(target)
+    if as_json:
+        show.data(result.to_json(), as_json=True)
+        return
+    print("\n".join(result.lines()))
+    for decision in result.decisions if why else ():
+        print("\n".join(result.why(decision)))
+    print(target)
 
 
 def wait_until_known(client: Any, applied: dict[str, Any]) -> None:

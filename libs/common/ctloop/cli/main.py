@@ -19,9 +19,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command."""
-    from ctloop.cli import asking, declaring, operating, running  # register their commands
+    from ctloop.cli import asking, declaring, demo, operating, running  # register their commands
 
-    for part in (declaring, running, asking, operating):
+    for part in (demo, declaring, running, asking, operating):
         part.register(app)
     as_json = "--json" in sys.argv
     try:

@@ -142,7 +142,7 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
         "budget": float(rule.runs_per_day) if rule.runs_per_day is not None else 1e9,
         "running": state.open_run is not None,
         "rows": float(state.labelled - state.labelled_at_decision),
-        "drift": max((one.score for one in state.drifts), default=0.0),
+        "drift": max((one.score for one in state.drifts if one.kind == "data"), default=0.0),
     }
     for one in recent[-1].metrics if recent else ():
         values[one.name] = one.value

@@ -1,5 +1,6 @@
 """One chunk of one partition: fence, effects, outbox and offset in one transaction; each record gets its fate."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,9 @@ from opentelemetry.propagate import extract
 from opentelemetry.trace import Link, SpanKind
 from prometheus_client import Counter, Histogram
 
+from ctloop.events.errors import NotYetKnown
 from ctloop.events.pipeline import PipelineReleased
+from ctloop.events.topics import dead_letters
 from ctloop.platform.delivery import disposition
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.delivery.hears import Heard, Hears, Said
@@ -28,6 +31,9 @@ CHUNK_SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
 )  # fmt: skip
 LINKS = 32
+TRIES = 3
+"""In place, for what may work in a moment; then the record is parked."""
+FIRST_WAIT_SECONDS = 0.2
 
 
 class NotOurs(Exception):
@@ -51,17 +57,35 @@ class Chunks:
             NotOurs: the fence refused. Errors of a lost database fall through.
         """
         with CHUNK_SECONDS.labels(self.edge.service).time(), self._span(arrivals):
-            try:
-                await self._transaction(arrivals, epoch)
+            failure = await self._tried(arrivals, epoch)
+            if failure is None:
                 return
-            except (NotOurs, *disposition.DATABASE_GONE):
-                raise
-            except Exception as error:
-                if len(arrivals) == 1:
-                    await self._dispose_failed(arrivals[0], epoch, error)
-                    return
+            if len(arrivals) == 1:
+                await self._dispose_failed(arrivals[0], epoch, failure)
+                return
             for arrival in arrivals:
                 await self.apply([arrival], epoch)
+
+    async def _tried(self, arrivals: Sequence[Arrival], epoch: int) -> Exception | None:
+        """Run the transaction, a few times where that may help: None, or what is wrong with it."""
+        failure: Exception | None = None
+        for attempt in range(TRIES):
+            if failure is not None:
+                await asyncio.sleep(FIRST_WAIT_SECONDS * 2**attempt * self.edge.clock.random.uniform(0.5, 1.0))
+            try:
+                await self._transaction(arrivals, epoch)
+                return None
+            except NotOurs:
+                raise
+            except disposition.DATABASE_GONE as error:
+                if not await self.edge.database_answers():
+                    raise
+                failure = error  # a connection was lost, or a handler raised what a lost database raises
+            except Exception as error:
+                failure = error
+                if isinstance(error, NotYetKnown) or not isinstance(error, disposition.TRANSIENT):
+                    break
+        return failure
 
     async def _transaction(self, arrivals: Sequence[Arrival], epoch: int) -> None:
         raws = [arrival.raw for arrival in arrivals]
@@ -87,7 +111,7 @@ class Chunks:
             elif arrival.refusal is not None:
                 await disposition.quarantine(connection, self.edge.service, raw, arrival.refusal)
                 outcome = "quarantined"
-            elif raw.key in fenced.parked_keys and not arrival.hears.commutative:
+            elif raw.key and raw.key in fenced.parked_keys and not arrival.hears.commutative:
                 await disposition.park(connection, raw, "behind", "an earlier event of its key waits", timedelta(0), 0)
                 outcome = "parked"
             else:
@@ -143,6 +167,10 @@ class Chunks:
             if not (await pass_fence(connection, raw.topic, raw.part, [raw], epoch)).passed:
                 raise NotOurs
             await disposition.bury(connection, self.edge.service, raw, error, deaths, now)
+            topic = self.edge.prefix + dead_letters(self.edge.service)
+            await disposition.publish_dead(connection, topic, raw, error, deaths, now)
+        CONSUMED.labels(self.edge.service, raw.topic, "dead").inc()
+        log.error("dead: %s", error, extra={"action": "dead", "topic": raw.topic, "event_id": raw.id})
 
     def _span(self, arrivals: Sequence[Arrival]) -> Any:
         """One span per chunk, linked to where its facts were said."""

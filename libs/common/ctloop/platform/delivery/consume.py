@@ -53,6 +53,7 @@ class ConsumeLoop:
         self.epochs: dict[TopicPartition, int] = {}
         self.stopped_partitions: dict[TopicPartition, str] = {}
         self._cautious: dict[TopicPartition, int] = {}
+        self._gaps: dict[TopicPartition, int] = {}
         self._unclean = False
         self._stopping = False
         self._consumer: Any = None
@@ -124,6 +125,9 @@ class ConsumeLoop:
 
     async def _acquire_assigned(self) -> None:
         assigned: set[TopicPartition] = self._consumer.assignment()
+        for partition in self.stopped_partitions.keys() & assigned - self._consumer.paused():
+            self._consumer.seek(partition, 0)  # any position will do: without one, fetching fails for all partitions
+            self._consumer.pause(partition)  # a rebalance forgets it
         new = [one for one in assigned if one not in self.epochs and one not in self.stopped_partitions]
         if not new:
             if assigned:
@@ -160,16 +164,19 @@ class ConsumeLoop:
         topic = self._bare(partition)
         arrivals = self._chunks.decode(records, topic, self._topics[topic])
         try:
-            if self._cautious.get(partition, 0) > 0:
-                await self._one_by_one(partition, arrivals, epoch)
-            else:
-                await self._chunks.apply(arrivals, epoch)
+            await self._run(partition, arrivals, epoch)
             return True
         except NotOurs:
             return await self._refused(partition, arrivals, epoch)
         except BaseException:
             self.epochs.pop(partition, None)  # fetched but not disposed of: our books say where to go on
             raise
+
+    async def _run(self, partition: TopicPartition, arrivals: Sequence[Arrival], epoch: int) -> None:
+        if self._cautious.get(partition, 0) > 0:
+            await self._one_by_one(partition, arrivals, epoch)
+        else:
+            await self._chunks.apply(arrivals, epoch)
 
     async def _refused(self, partition: TopicPartition, arrivals: Sequence[Arrival], epoch: int) -> bool:
         topic, part = self._bare(partition), partition.partition
@@ -181,10 +188,12 @@ class ConsumeLoop:
         if why is Look.PARTLY_DISPOSED:
             rest = [arrival for arrival in arrivals if arrival.raw.offset >= following]
             try:
-                await self._chunks.apply(rest, epoch)
+                await self._run(partition, rest, epoch)
                 return True
             except NotOurs:
                 why = Look.TAKEN_OVER
+        if why is Look.GAP:
+            await self._report_gap(partition, following, arrivals[0].raw.offset)
         if why is Look.FOREIGN:
             await self._stop_partition(partition, why.value)
             return False
@@ -203,15 +212,26 @@ class ConsumeLoop:
                        ON CONFLICT (topic, part, "offset") DO UPDATE SET deaths = attempt.deaths + 1 RETURNING deaths""",
                     topic, part, offset,
                 )  # fmt: skip
-            if deaths >= DEATHS:
-                await self._chunks.kill_off(arrival.raw, epoch, deaths)
-            else:
-                await self._chunks.apply([arrival], epoch)
-            async with self._edge.reading() as connection:
-                await connection.execute(
-                    'DELETE FROM attempt WHERE topic = $1 AND part = $2 AND "offset" = $3', topic, part, offset
-                )
+            try:
+                if deaths >= DEATHS:
+                    await self._chunks.kill_off(arrival.raw, epoch, deaths)
+                else:
+                    await self._chunks.apply([arrival], epoch)
+            finally:  # whatever came of it, the process lives
+                async with self._edge.reading() as connection:
+                    await connection.execute(
+                        'DELETE FROM attempt WHERE topic = $1 AND part = $2 AND "offset" = $3', topic, part, offset
+                    )
             self._cautious[partition] -= 1
+
+    async def _report_gap(self, partition: TopicPartition, following: int, first: int) -> None:
+        if self._gaps.get(partition) == following:
+            return
+        self._gaps[partition] = following
+        missing = f"offsets {following} to {first - 1} were not handed out; they are asked for again"
+        log.error("%s: %s", partition, missing, extra={"action": "incident", "topic": partition.topic})
+        async with self._edge.reading() as connection:
+            await offsets.report_incident(connection, self._bare(partition), partition.partition, "gap", missing)
 
     async def _stop_partition(self, partition: TopicPartition, why: str) -> None:
         self.stopped_partitions[partition] = why

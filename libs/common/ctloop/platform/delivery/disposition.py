@@ -123,5 +123,5 @@ def exhausted(error: BaseException, attempts: int, waited: timedelta) -> bool:
 def _columns(raw: Raw) -> tuple[Any, ...]:
     return (
         raw.topic, raw.part, raw.offset, raw.key, raw.source, raw.id,
-        json.dumps(raw.headers).replace("\\u0000", ""), raw.payload,
+        json.dumps(raw.headers), raw.payload,
     )  # fmt: skip

@@ -64,6 +64,14 @@ class Edge:
         async with self.pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             yield connection
 
+    async def database_answers(self) -> bool:
+        """Whether PostgreSQL works at this moment: tells a lost database from a handler that failed like one."""
+        try:
+            async with self.reading() as connection:
+                return await connection.fetchval("SELECT 1") == 1
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+
     def work(self, connection: Any, cause: Envelope) -> Work:
         """The unit of work for one cause."""
         return Work(connection, cause, self.clock.now(), JobQueue(connection, cause, self.jobs_channel))
@@ -101,7 +109,7 @@ class Edge:
             )
 
     async def apply(self, connection: Any, arrivals: Sequence[Arrival]) -> tuple[Said, ...]:
-        """The effects of a chunk, in order; runs of the same bulk handler go to it together."""
+        """The effects of a chunk, one by one, in order."""
         events: list[Said] = []
         for arrival in arrivals:
             assert arrival.envelope is not None

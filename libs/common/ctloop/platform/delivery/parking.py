@@ -50,7 +50,8 @@ class Parking:
         async with self._edge.transaction() as connection:
             row = await connection.fetchrow(
                 """SELECT * FROM parked p WHERE not_before <= clock_timestamp()
-                      AND NOT EXISTS (SELECT 1 FROM parked o WHERE o.topic = p.topic AND o.key = p.key AND o.seq < p.seq)
+                      AND (key = '' OR NOT EXISTS (
+                            SELECT 1 FROM parked o WHERE o.topic = p.topic AND o.key = p.key AND o.seq < p.seq))
                     ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED"""
             )
             if row is None:
@@ -58,8 +59,10 @@ class Parking:
             try:
                 async with connection.transaction():  # a savepoint, so that the failure can be written down
                     events = await self._handle(connection, row)
-            except disposition.DATABASE_GONE:
-                raise
+            except disposition.DATABASE_GONE as error:
+                if connection.is_closed() or not await self._edge.database_answers():
+                    raise
+                events, failure = (), error
             except Exception as error:
                 events, failure = (), error
             if failure is None:

@@ -7,12 +7,9 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID, uuid5
 
-from opentelemetry import trace
-from opentelemetry.propagate import inject
-
 from ctloop.events.envelope import Envelope, Event, derived_id
 from ctloop.platform.delivery.hears import Said
-from ctloop.platform.jobs.queue import JOB_TYPE, JobQueue
+from ctloop.platform.jobs.queue import JOB_TYPE, JobQueue, current_traceparent
 
 COMMAND_TYPE = "io.ctloop.command."
 INLINE_CONTROL_LIMIT = 256 * 1024
@@ -45,14 +42,6 @@ class Work:
     def id(self, discriminator: str) -> UUID:
         """An id that is the same when the cause is handled again."""
         return uuid5(self.cause.id, discriminator)
-
-
-def current_traceparent() -> str | None:
-    """W3C traceparent of the current span, if there is one."""
-    carrier: dict[str, str] = {}
-    if trace.get_current_span().get_span_context().is_valid:
-        inject(carrier)
-    return carrier.get("traceparent")
 
 
 def said(service: str, cause: Envelope, event: Event, now: datetime) -> Said:

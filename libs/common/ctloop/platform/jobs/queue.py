@@ -4,11 +4,22 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
+from opentelemetry import trace
+from opentelemetry.propagate import inject
+
 from ctloop.events.envelope import Envelope
 from ctloop.platform.jobs.job import Job, Timer
 
 JOB_TYPE = "io.ctloop.job."
 """CloudEvents type prefix of the envelopes jobs end under."""
+
+
+def current_traceparent() -> str | None:
+    """W3C traceparent of the current span, if there is one."""
+    carrier: dict[str, str] = {}
+    if trace.get_current_span().get_span_context().is_valid:
+        inject(carrier)
+    return carrier.get("traceparent")
 
 
 class JobQueue:
@@ -30,7 +41,9 @@ class JobQueue:
         A timer that is there keeps its time unless ``replace``. The row is locked, so that a timer whose handler runs
         at this moment is waited for and then set anew: no wake-up is lost.
         """
-        cause = self._cause if loop_id is None else self._cause.model_copy(update={"loop_id": loop_id})
+        found: dict[str, Any] = {"loop_id": loop_id or self._cause.loop_id}
+        found["traceparent"] = current_traceparent() or self._cause.traceparent
+        cause = self._cause.model_copy(update=found)
         change = "not_before = excluded.not_before" if replace else "spec_hash = job.spec_hash"
         identity = uuid5(self._cause.id, f"{job.kind}|{job.spec_hash}|{not_before if isinstance(job, Timer) else ''}")
         added = await self._connection.fetchval(

@@ -31,6 +31,7 @@ LEASE = timedelta(seconds=30)
 HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10.0
+END_WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
 
 
 class JobRunner:
@@ -77,6 +78,8 @@ class JobRunner:
             self._liveness.forget("jobs")
 
     async def _turn(self) -> bool:
+        if self._slots.locked():  # long jobs fill all slots: the loop turns on, its silence would mean it is stuck
+            return False
         await self._slots.acquire()
         try:
             row = await self._claim()
@@ -169,6 +172,10 @@ class JobRunner:
             await self._timer(job, lease)
             return
         line = self._kinds[job.kind]
+        if lease.attempt > job.max_attempts:  # the process died with it each time
+            died = RuntimeError(f"the process ended {lease.attempt - 1} times while it did this job")
+            await self._failed(line, job, lease, "exhausted", died)
+            return
         failpoint("job.begin")
         try:
             async with asyncio.timeout(job.deadline.total_seconds()):
@@ -182,8 +189,11 @@ class JobRunner:
             await self._again(line, job, lease, error)
             return
         failpoint("job.done")
+        await self._conclude(line, job, lease, end)
+
+    async def _conclude(self, line: Runs, job: Job, lease: Lease, end: Any) -> None:
         try:
-            await self._end(job, lease, end)
+            await self._end_patiently(job, lease, end)
         except (LeaseLost, *disposition.DATABASE_GONE):
             raise
         except (RejectedEvent, UndecodableEvent) as error:
@@ -211,8 +221,24 @@ class JobRunner:
     async def _timer(self, job: Timer, lease: Lease) -> None:
         try:
             await self._end(job, lease, job)
-        except disposition.TRANSIENT as error:
+        except (LeaseLost, *disposition.DATABASE_GONE):
+            raise
+        except Exception as error:
+            if not isinstance(error, disposition.TRANSIENT):
+                log.exception("timer %s failed, it is tried again", job.kind, extra={"action": "timer-retry"})
             await self._retry_row(lease, error)
+
+    async def _end_patiently(self, job: Job, lease: Lease, end: Any) -> None:
+        """The work is done and may have been long: a database that is away for a moment must not undo it."""
+        for wait in END_WAITS_SECONDS:
+            try:
+                await self._end(job, lease, end)
+                return
+            except (*disposition.DATABASE_GONE, *disposition.TRANSIENT) as error:
+                log.warning("the end of %s waits: %r", job.kind, error, extra={"action": "job-end-waits"})
+            await asyncio.sleep(wait)
+            lease.check()
+        await self._end(job, lease, end)
 
     async def _end(self, job: Job, lease: Lease, end: Any) -> None:
         """The only commit of a job: compare-and-set on its fence, the handler of its end, the outbox."""

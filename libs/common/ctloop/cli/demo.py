@@ -1,0 +1,262 @@
+"""``ctloop demo``: a year of flights through the real stack, the loop closing before your eyes, and an honest table."""
+
+import importlib.util
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ctloop.cli import show
+from ctloop.problems import Exit, Problem
+
+EXAMPLE = Path(__file__).resolve().parents[4] / "examples" / "flights"
+MODEL, DATASET = "flights", "flight"
+HISTORY_START, HISTORY_END = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 28, tzinfo=UTC)
+LAST = datetime(2013, 9, 2, tzinfo=UTC)
+WEEK = timedelta(days=7)
+ROWS = 1_000
+QUIET_SECONDS = 0.6
+PATIENCE_SECONDS = 120.0
+SHOWN = frozenset(
+    {
+        *("DataValidated", "RetrainDecided", "TrainingStarted", "ModelTrained", "TrainingFailed"),
+        *("ModelValidated", "ModelPromoted", "ModelDeployed", "DriftDetected"),
+    }
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+@dataclass
+class Watched:
+    """What the console's stream has said so far."""
+
+    started: float
+    facts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    last_heard: float = 0.0
+    killed: bool = False
+
+    def all(self, name: str) -> list[dict[str, Any]]:
+        """Facts of one kind."""
+        return [one for one in list(self.facts) if one["fact"] == name]
+
+    @property
+    def loop_open(self) -> bool:
+        """A decision was acted on whose loop has not ended."""
+        ended = {"ModelDeployed", "TrainingFailed"}
+        open_loops = {one["loop_id"] for one in self.all("RetrainDecided")}
+        for one in list(self.facts):
+            refused = one["fact"] == "ModelValidated" and one["data"].get("verdict") == "failed"
+            if one["fact"] in ended or refused:
+                open_loops.discard(one["loop_id"])
+        return bool(open_loops)
+
+    def landed(self) -> int:
+        """Rows and labels the dataset has disposed of, one way or another."""
+        total = 0
+        for one in self.all("DataValidated"):
+            if one["subject"] == DATASET:
+                body = one["data"]
+                gone = sum(rule["rows"] for rule in body.get("quarantined", []))
+                total += body["rows"] + body["labelled"] + body.get("duplicates", 0) + gone
+        return total
+
+
+@dataclass
+class Tally:
+    """What was sent and asked."""
+
+    sent: int = 0
+    asked: int = 0
+    failed: int = 0
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave all running afterwards.")] = False,
+    weeks: Annotated[int, typer.Option(help="At most so many weeks after January.")] = 31,
+) -> None:
+    """Flights of 2013 through the whole loop: exit 0 only if it closed twice, no request failed and no fact was lost."""
+    import ctloop.local
+
+    line(0.0, "starting", "kafka 4.4 · postgres 18 · s3 · mlflow · ray", "real ones, on loopback")
+    began = time.monotonic()
+    stack = ctloop.local.up(on_progress=None)
+    parts = f"{sum(1 for one in stack.processes if one.is_ready)} processes"
+    line(time.monotonic() - began, "ready", parts, f"model file: {EXAMPLE / 'flights.py'}")
+    try:
+        good = run(stack, began, weeks)
+    finally:
+        if keep:
+            for name, url in stack.urls.items():
+                show.say(f"  {name:<11} {url}")
+        else:
+            ctloop.local.down()
+    raise typer.Exit(0 if good else int(Exit.NO))
+
+
+def run(stack: Any, began: float, weeks: int) -> bool:
+    """Apply, send January, then week by week; True when all that was promised was seen."""
+    from ctloop.cli.declaring import wait_until_known
+    from ctloop.client import Client
+    from ctloop.compiler import compile_file
+
+    data = load_data()
+    watched, tally = Watched(began), Tally()
+    compiled = compile_file(EXAMPLE / "flights.py")[0]
+    with Client(urls=stack.urls) as client:
+        threading.Thread(target=listen, args=(stack, watched), daemon=True).start()
+        wait_until_known(client, client.apply(compiled.manifest, compiled.bundle))
+        table = data.flights()
+        _, records, labels = next(iter(data.batches(table, HISTORY_START, HISTORY_END, HISTORY_END - HISTORY_START)))
+        send(client, with_dirt(records), labels, tally, began, "Jan 01-27")
+        settle(watched, tally)
+        last = min(LAST, HISTORY_END + weeks * WEEK)
+        for until, records, labels in data.batches(table, HISTORY_END, last, WEEK):
+            ask(client, records, tally)
+            send(client, records, labels, tally, began, f"{until - WEEK:%b %d}")
+            settle(watched, tally)
+            if len(watched.all("ModelDeployed")) >= 2 and until - HISTORY_END >= 4 * WEEK:
+                break
+        return closing(client, watched, tally, began)
+
+
+def load_data() -> Any:
+    """examples/flights/data.py.
+
+    Raises:
+        Problem: CT1001, it is not there: the demo runs in a checkout.
+    """
+    path = EXAMPLE / "data.py"
+    spec = importlib.util.spec_from_file_location("ctloop_demo_data", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise Problem("CT1001", str(path), "Run the demo in a checkout of ctloop: make demo")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def with_dirt(records: Any) -> Any:
+    """January with a few rows that cannot be: no distance, and an airport that does not exist."""
+    bad = records.slice(0, 20).to_pylist()
+    for number, row in enumerate(bad):
+        row["flight"] = f"planted-{number}"
+        row.update({"distance": 0.0} if number % 2 else {"origin": "XXX"})
+    import pyarrow as pa
+
+    return pa.concat_tables([records, pa.Table.from_pylist(bad, schema=records.schema)])
+
+
+def send(client: Any, records: Any, labels: Any, tally: Tally, began: float, when: str) -> None:
+    """Records as they depart, then the labels of those that have landed."""
+    line(
+        time.monotonic() - began,
+        "producer",
+        "DataArrived",
+        f"{when}: {records.num_rows:,} flights, {labels.num_rows:,} labels",
+    )
+    client.send(DATASET, records)
+    client.send(DATASET, labels)
+    tally.sent += records.num_rows + labels.num_rows
+
+
+def ask(client: Any, records: Any, tally: Tally) -> None:
+    """What applications do before departure: ask for a prediction of each flight, under its id."""
+    for start in range(0, records.num_rows, ROWS):
+        rows = records.slice(start, ROWS).to_pylist()
+        tally.asked += len(rows)
+        try:
+            client.predict(MODEL, rows)
+        except Problem as problem:
+            tally.failed += len(rows)
+            show.say(problem.text())
+
+
+def settle(watched: Watched, tally: Tally) -> None:
+    """Wait until all that was sent is disposed of, nothing new is said, and no loop is open.
+
+    Raises:
+        Problem: CT9005.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
+        quiet = time.monotonic() - watched.last_heard > QUIET_SECONDS
+        if quiet and watched.landed() >= tally.sent and not watched.loop_open:
+            return
+        time.sleep(0.05)
+    raise Problem("CT9005", f"{watched.landed():,} of {tally.sent:,} rows disposed of; loop open: {watched.loop_open}")
+
+
+def listen(stack: Any, watched: Watched) -> None:
+    """Print each fact as the console hears it; kill training in the middle of its second run."""
+    import ctloop.local
+
+    for fact in facts(stack.urls["console"]):
+        watched.facts.append(fact)
+        watched.last_heard = time.monotonic()
+        if fact["fact"] in SHOWN and not fact["subject"].endswith(".predictions"):
+            line(time.monotonic() - watched.started, fact["service"], fact["fact"], fact["sentence"])
+        if fact["fact"] == "TrainingStarted" and not watched.killed and len(watched.all("RetrainDecided")) >= 2:
+            watched.killed = True
+            ctloop.local.kill(stack.data_dir, "training")
+            line(time.monotonic() - watched.started, "⚡", "kill -9 training", "in the middle of a run")
+
+
+def facts(console: str) -> Iterator[dict[str, Any]]:
+    """The console's stream, gone on with after a break."""
+    import httpx
+
+    seen = 0
+    while True:
+        try:
+            with httpx.stream(
+                "GET", f"{console}/v1/stream", headers={"Last-Event-ID": str(seen)}, timeout=httpx.Timeout(5, read=None)
+            ) as answer:
+                for text in answer.iter_lines():
+                    if text.startswith("data: "):
+                        fact = json.loads(text[6:])
+                        seen = fact["seq"]
+                        yield fact
+        except httpx.HTTPError:
+            time.sleep(0.2)
+
+
+def closing(client: Any, watched: Watched, tally: Tally, began: float) -> bool:
+    """The table at the end, from what was measured."""
+    loops = client.loops(MODEL)["items"]
+    closed = [one for one in loops if one["state"] == "closed"]
+    retrained = [one for one in closed if one["trigger"] in ("performance", "drift")]
+    numbers = [one["data"]["number"] for one in watched.all("DataValidated") if one["subject"] == DATASET]
+    twice, lost = len(numbers) - len(set(numbers)), tally.sent - watched.landed()
+    print()
+    for one in reversed(loops):
+        took = one["decision_to_answer_seconds"]
+        shown = (
+            f"{took:.1f} s = user {one['user_seconds']:.1f} + platform {one['platform_seconds']:.1f}" if took else ""
+        )
+        print(f"  loop {one['number']}  {one['state']:<9} {one['trigger']:<12} {shown}\n          {one['reason']}")
+    print(
+        f"\n  requests {tally.asked:,} · failed {tally.failed} · rows sent {tally.sent:,} · lost {lost} · applied twice {twice}"
+    )
+    if closed:
+        newest = client.champion(MODEL)
+        print(f"  why {MODEL}@{newest['version']}?  {client.why(MODEL, newest['version'])['sentence']}")
+    print(f"  {time.monotonic() - began:.0f} s")
+    row = '{"carrier":"UA","origin":"EWR","dest":"ORD","distance":719,"departs":"2013-07-01T12:00:00Z"}'
+    print(f"  try it:  curl -s {client.urls['serving']}/v1/models/{MODEL}/predict -d '{row}'")
+    return bool(len(closed) >= 2 and retrained and not tally.failed and lost == 0 and twice == 0)
+
+
+def line(seconds: float, who: str, what: str, text: str) -> None:
+    """One line of the demo."""
+    print(f"{seconds:6.1f}  {who:<11} {what:<16} {text}", flush=True)
+    sys.stdout.flush()
