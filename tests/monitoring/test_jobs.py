@@ -82,9 +82,10 @@ async def test_what_is_no_parquet_is_refused(settings: S3Settings) -> None:
             await MonitoringJobs(objects, Lake(settings)).read_labels(job(ref), LEASE)
 
 
-async def test_the_reference_is_the_training_window(settings: S3Settings) -> None:
-    """Records inside the window, its last one too, labelled or not; the rest of the lake stays out."""
-    lake, rows = Lake(settings), 400
+@pytest.mark.parametrize("labelled", [True, False])
+async def test_the_reference_is_the_training_window(settings: S3Settings, labelled: bool) -> None:
+    """Records inside the window whose label was known at its end, or all of them; the rest of the lake stays out."""
+    lake, rows, name = Lake(settings), 400, f"reference-of-{labelled}".lower()
     times = [START + timedelta(hours=one) for one in range(rows)]
     records = pa.table(
         {
@@ -96,14 +97,22 @@ async def test_the_reference_is_the_training_window(settings: S3Settings) -> Non
             ARRIVED: pa.array(times, MICROS),
         }
     )
-    appended = lake.append("reference-of", records, None, 1, roles=Roles("flight", "departs", "late"))
+    labels = pa.table(
+        {
+            "id": records["flight"],
+            "value": [True] * rows,
+            "observed_at": pa.array([one + timedelta(minutes=5) for one in times], MICROS),
+            "sequence": records[SEQUENCE],
+        }
+    )
+    appended = lake.append(name, records, labels if labelled else None, 1, roles=Roles("flight", "departs", "late"))
     async with Objects(settings) as objects:
         done = await MonitoringJobs(objects, lake).build_reference(
             BuildReference(
                 model="m",
                 epoch=1,
                 pipeline_digest="p",
-                dataset="reference-of",
+                dataset=name,
                 dataset_version=DatasetVersion(
                     n=1,
                     digest="d",
@@ -116,6 +125,6 @@ async def test_the_reference_is_the_training_window(settings: S3Settings) -> Non
             LEASE,
         )
     reference = Reference.from_json(done.reference)
-    assert reference.rows == 100
+    assert reference.rows == (99 if labelled else 100)  # the last one's label came after the end
     assert [one.name for one in reference.features] == ["temp", "carrier"]
-    assert reference.features[1].counts[:2] == (50, 50)
+    assert sorted(reference.features[1].counts[:2]) == ([49, 50] if labelled else [50, 50])

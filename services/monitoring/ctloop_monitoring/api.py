@@ -11,7 +11,7 @@ from ctloop.events.model import PerformanceMeasured
 from ctloop.events.values import FeatureScore
 from ctloop.platform.delivery import Edge
 from ctloop.platform.http import ProblemResponse
-from ctloop_monitoring.store import WatchReader
+from ctloop_monitoring.store_reader import WatchReader
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 

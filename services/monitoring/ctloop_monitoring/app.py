@@ -6,7 +6,8 @@ from ctloop.platform.storage import Lake, Objects
 from ctloop_monitoring.api import create_api
 from ctloop_monitoring.handlers import HEARS, MonitoringHandlers
 from ctloop_monitoring.jobs import RUNS, MonitoringJobs
-from ctloop_monitoring.store import MonitoringStore, WatchReader
+from ctloop_monitoring.store import MonitoringStore
+from ctloop_monitoring.store_reader import WatchReader
 from ctloop_monitoring.watching import Watching
 
 

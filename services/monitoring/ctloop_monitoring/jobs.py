@@ -15,8 +15,9 @@ from ctloop_monitoring.domain.columns import label_columns
 from ctloop_monitoring.handlers import MonitoringHandlers
 from ctloop_monitoring.work import BuildReference, LabelsRead, ReadLabels, ReferenceBuilt
 
-LAST_RECORD = timedelta(microseconds=1)
-"""A training window ends with its last record; the lake reads up to an end that is exclusive."""
+MOMENT = timedelta(microseconds=1)
+"""A training window ends with its last record; the lake reads records up to an end that is exclusive, and labels up to
+one that is inclusive."""
 
 
 class MonitoringJobs:
@@ -34,20 +35,27 @@ class MonitoringJobs:
         return LabelsRead(dataset=job.dataset, labels=label_columns(found), data_time=job.data_time)
 
     async def build_reference(self, job: BuildReference, lease: Lease) -> ReferenceBuilt:
-        """Bin the records in the training window, whether labelled or not."""
+        """Bin the records the version learned from."""
         reference = await asyncio.to_thread(self._build, job)
         return ReferenceBuilt(model=job.model, epoch=job.epoch, reference=reference)
 
     def _build(self, job: BuildReference) -> str:
-        table = self._lake.read(
+        """Those of the window whose label was known at its end, as a replay takes them; without any, all of it."""
+        table = self._read(job, labelled=True)
+        if not table.num_rows:
+            table = self._read(job, labelled=False)
+        return bins.reference(table, job.columns)
+
+    def _read(self, job: BuildReference, *, labelled: bool) -> pa.Table:
+        return self._lake.read(
             job.dataset,
             job.dataset_version,
             columns=job.columns,
+            as_of=job.window.end - MOMENT,
             since=job.window.start,
-            until=job.window.end + LAST_RECORD,
-            labelled=False,
+            until=job.window.end + MOMENT,
+            labelled=labelled,
         )
-        return bins.reference(table, job.columns)
 
 
 def _read_parquet(body: bytes) -> pa.Table:

@@ -6,18 +6,16 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
+from ctloop.policy.decide import MAX_ROWS
 from ctloop.policy.drift import Counts, Reference
 from ctloop_monitoring.domain.columns import DATA_TIME, OUTPUT
 
-MOST_ROWS = 200_000
-"""Rows of the training window that make the reference; of more, evenly spaced ones."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def reference(table: pa.Table, columns: Sequence[str]) -> str:
-    """Bins of the training window, as JSON."""
-    if table.num_rows > MOST_ROWS:
-        table = table.take(np.linspace(0, table.num_rows - 1, MOST_ROWS).astype(np.int64))
+    """Bins of the newest rows of the training window, as JSON."""
+    table = table.slice(max(0, table.num_rows - MAX_ROWS))
     there = [name for name in columns if name in table.column_names]
     return Reference.of(as_served(table.select(there)), there).to_json()
 
