@@ -22,7 +22,7 @@ from ctloop.platform.delivery.producer import close_by_force, open_producer
 from ctloop.platform.migrate import make_schema, make_topics
 from ctloop.platform.settings import KafkaSettings, PostgresSettings, S3Settings, Settings
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 
 FLIGHT = RecordSpec(
     dataset="flight",
@@ -126,7 +126,7 @@ async def value(edge: Edge, query: str, *arguments: Any) -> Any:
 async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Wait for a fact, with a deadline."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while not (found := await ask()):  # noqa: ASYNC110 the fact is in another transaction
+        while not (found := await ask()):
             await asyncio.sleep(0.05)
     return found
 

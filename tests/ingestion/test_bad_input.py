@@ -47,7 +47,7 @@ async def wait(ask: Any) -> Any:
     import asyncio
 
     async with asyncio.timeout(60):
-        while not (found := await ask()):  # noqa: ASYNC110 the fact is in another transaction
+        while not (found := await ask()):
             await asyncio.sleep(0.05)
     return found
 
