@@ -45,6 +45,7 @@ class RayRunner:
         self._process: asyncio.subprocess.Process | None = None
         self._starting = asyncio.Lock()
         self._waiting: dict[str, asyncio.Queue[Said]] = {}
+        self._runs = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -69,6 +70,7 @@ class RayRunner:
         Raises:
             TransientError: what it runs on was lost.
         """
+        self._runs += 1
         async with contextlib.aclosing(self._ask(order)) as said:
             async for message in said:
                 if isinstance(message, Progress):
@@ -94,7 +96,9 @@ class RayRunner:
                 return
 
     async def _warm_until_done(self, order: WarmOrder) -> None:
-        while True:
+        """After a restart; a run that was taken up again meanwhile warms its own worker, a second would slow it."""
+        await self._driver()
+        while not self._runs:
             try:
                 return await self.warm(order)
             except TransientError:

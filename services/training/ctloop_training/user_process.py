@@ -72,6 +72,14 @@ def import_paths() -> list[str]:
     return [*dict.fromkeys([*installed, str(Path(ctloop.__file__).parents[1])])]
 
 
+def reason_of(said: object) -> FailureReason:
+    """The child's word for what failed, where it is one of ours."""
+    for reason in REASONS:
+        if reason == said:
+            return reason
+    return "crashed"
+
+
 class UserProcess:
     """One child for one bundle digest and one way of calling it."""
 
@@ -138,8 +146,7 @@ class UserProcess:
             self.kill()
             raise
         if not answer.get("ok"):
-            reason: FailureReason = next((one for one in REASONS if one == answer.get("reason")), "crashed")
-            raise UserFailed(reason, str(answer.get("message"))[:2000], self.tail())
+            raise UserFailed(reason_of(answer.get("reason")), str(answer.get("message"))[:2000], self.tail())
         return answer
 
     def _answer(self, deadline: float, seconds: float) -> dict[str, Any]:
