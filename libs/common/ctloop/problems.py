@@ -138,6 +138,22 @@ _MODELS = {
 
 _LOOPS: dict[str, Entry] = {}
 
+_REQUESTS = {
+    "CT5000": Entry("the body of a request cannot be read", "Send a row or a list of rows as JSON, or an OIP request."),
+    "CT5001": Entry("a value does not fit the model's inputs", "GET /v2/models/MODEL says what it takes."),
+    "CT5002": Entry("a request has a column the record class does not", "GET /v1/models/MODEL lists the columns."),
+    "CT5003": Entry("a request asks for an output the model does not give", "label and probabilities, or value."),
+    "CT5004": Entry("no champion of that name is served", "ctloop model ls", Exit.NOT_FOUND),
+    "CT5005": Entry("that version does not answer", "Only the champion does: ctloop model show.", Exit.NOT_FOUND),
+    "CT5006": Entry("nothing answers under this path", "See the README of serving.", Exit.NOT_FOUND),
+    "CT5007": Entry("the path takes another method", "The answer names the ones it takes.", Exit.USAGE),
+    "CT5008": Entry("the model cannot compute these rows", "The model refuses these values: look at its pipeline."),
+    "CT5009": Entry("a champion is being loaded", "Try again in a second.", Exit.DEPENDENCY),
+    "CT5010": Entry("binary tensors are not supported", "Send the tensors' data as JSON.", Exit.USAGE),
+    "CT5011": Entry("serving cannot ask the registry", "ctloop status", Exit.DEPENDENCY),
+    "CT5013": Entry("a request is too large", "Send fewer rows at a time."),
+}
+
 _USAGE = {
     "CT9001": Entry("a command was used wrongly", "ctloop --help", Exit.USAGE),
     "CT9002": Entry("nothing of that name", "ctloop model ls shows what there is.", Exit.NOT_FOUND),
@@ -158,6 +174,8 @@ _STACK = {
     "CT9106": Entry("the stack runs already", "ctloop status, or ctloop down first.", Exit.CONFLICT),
 }
 
-CATALOGUE: Mapping[str, Entry] = MappingProxyType({**_DECLARATION, **_DATA, **_MODELS, **_LOOPS, **_USAGE, **_STACK})
-"""Every code there is. CT1 declaration, CT2 data, CT3 models, CT4 loops and conditions, CT9 command and services (CT91
+CATALOGUE: Mapping[str, Entry] = MappingProxyType(
+    {**_DECLARATION, **_DATA, **_MODELS, **_LOOPS, **_REQUESTS, **_USAGE, **_STACK}
+)
+"""Every code there is. CT1 declaration, CT2 data, CT3 models, CT4 loops and conditions, CT5 requests, CT9 command and services (CT91
 the embedded stack)."""
