@@ -177,5 +177,5 @@ _STACK = {
 CATALOGUE: Mapping[str, Entry] = MappingProxyType(
     {**_DECLARATION, **_DATA, **_MODELS, **_LOOPS, **_REQUESTS, **_USAGE, **_STACK}
 )
-"""Every code there is. CT1 declaration, CT2 data, CT3 models, CT4 loops and conditions, CT5 requests, CT9 command and services (CT91
-the embedded stack)."""
+"""Every code there is. CT1 declaration, CT2 data, CT3 models, CT4 loops and conditions, CT5 requests, CT9 command and
+services (CT91 the embedded stack)."""
