@@ -183,7 +183,7 @@ async def world(request: Any, kafka: str, database: str, s3: Any, topic_prefix: 
                 await stack.enter_async_context(made[service].app.router.lifespan_context(made[service].app))
         producer = await open_producer(kafka)
         stack.push_async_callback(close_by_force, producer)
-        doors = [
+        door, answers = [
             await stack.enter_async_context(
                 httpx.AsyncClient(transport=httpx.ASGITransport(made[service].app), base_url=f"http://{service}")
             )
@@ -197,4 +197,4 @@ async def world(request: Any, kafka: str, database: str, s3: Any, topic_prefix: 
             "CTLOOP_S3__KEYS_FILE": str(s3.keys_file),
             "CTLOOP_S3__BUCKET": bucket,
         }
-        yield World(kafka, topic_prefix, made["ingestion"], made["validation"], *doors, producer, environment)
+        yield World(kafka, topic_prefix, made["ingestion"], made["validation"], door, answers, producer, environment)

@@ -18,7 +18,7 @@ def start(world: Any, port: int, failpoint: str = "") -> subprocess.Popen[bytes]
     """Validation as a process of its own."""
     environment = os.environ | world.environment | {"CTLOOP_FAILPOINT": failpoint, "CTLOOP_SERVICE__PORT": str(port)}
     command = [sys.executable, "-P", "-m", "ctloop.platform.service", "validation"]
-    return subprocess.Popen(command, env=environment, stderr=open("/tmp/h5/deaths.log", "ab"))
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 
 async def ended(process: subprocess.Popen[bytes]) -> int:

@@ -88,10 +88,10 @@ def test_a_zombie_writes_nothing(lake: Lake, access: S3Access, dataset: str) -> 
     """A writer that was frozen before its commit wakes up after the next owner has done the work."""
     lake.append(dataset, records(["a"]), labels([]), 1, roles=ROLES)
     zombie = Lake(access)
-    handle = zombie._handle(dataset, "records")  # it has looked at the table, and freezes here
+    handle = zombie._handle(dataset, "records")  # pyright: ignore[reportPrivateUsage] it has looked at the table, and freezes here
     done = lake.append(dataset, records(["b"], 1), labels([]), 2, roles=ROLES)
     with pytest.raises(TransientError, match="another writer"):
-        zombie._commit(dataset, "records", handle, records(["b"], 1), 2)
+        zombie._commit(dataset, "records", handle, records(["b"], 1), 2)  # pyright: ignore[reportPrivateUsage]
     later = lake.append(dataset, records(["c"], 2), labels([]), 3, roles=ROLES)
     assert zombie.append(dataset, records(["b"], 1), labels([]), 2, roles=ROLES) == later
     assert ids_of(lake, dataset, done) == ["a", "b"]
