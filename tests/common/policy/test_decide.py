@@ -89,6 +89,13 @@ def test_worse_than_a_constant_retrains_although_the_loss_is_low() -> None:
     assert decision.acts and decision.reason.startswith("worse than a constant since Jan 28")
 
 
+def test_a_broken_champion_is_learned_anew() -> None:
+    """So wrong that older rows would teach the same mistake: learn from the bad windows only; else from a long window."""
+    _, broken = after(measured(0, 0.5, 0.1), measured(1, 1.6, -1.3), measured(2, 1.6, -1.3))
+    assert broken.acts and broken.since == START + WEEK
+    assert after(measured(0, 0.9, -0.3), measured(1, 0.9, -0.3))[1].since.year == 1970
+
+
 def test_drift_alone_is_no_reason() -> None:
     """It is evidence: listed, never deciding."""
     state = PolicyState().on_champion(CHAMPION).on_drift(drifted(0)).on_drift(drifted(0))

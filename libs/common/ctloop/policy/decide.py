@@ -21,6 +21,8 @@ RECENT = 2
 """Windows that are judged together."""
 EVIDENCE = 500
 """Labels needed; doubled by every run in a row that brought nothing."""
+BROKEN, FRESH = -0.5, 1_000
+"""Skill below which what was learned no longer holds, and labels since then that suffice to learn anew."""
 FIRST_GROWTH = 1.5
 """How much more must be labelled before a first model is tried again."""
 DAY = timedelta(days=1)
@@ -94,7 +96,15 @@ def decide(state: PolicyState, rule: RetrainRule, now: datetime) -> Decision:
     tree = evaluate(WORSE_NODE, values)
     acts = fires(tree)
     reason = _worse_sentence(state, rule, values) if acts else _calm_sentence(state, rule, tree, values)
-    return Decision(acts, "performance" if acts else None, reason, tree, now, causes=causes)
+    since = _learn_since(state, values)
+    return Decision(acts, "performance" if acts else None, reason, tree, now, since=since, causes=causes)
+
+
+def _learn_since(state: PolicyState, values: dict[str, Value]) -> datetime:
+    """A long window, unless the champion is so wrong that rows from before would teach the same mistake again."""
+    skill, labels = values["skill_high"], values["labels"]
+    broken = isinstance(skill, float) and skill < BROKEN and isinstance(labels, float) and labels >= FRESH
+    return state.windows[-RECENT:][0].window.start if broken else EPOCH
 
 
 def decide_manually(state: PolicyState, reason: str, now: datetime) -> Decision:
