@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import signal
 import sys
 from typing import ClassVar
 
 from ctloop.events.envelope import Event
-from ctloop.events.errors import RejectedEvent, TransientError
+from ctloop.events.errors import ModelNotYetKnown, RejectedEvent, TransientError
 from ctloop.events.model import DeploymentFailed, ModelDeployed
 from ctloop.platform.delivery import UnitOfWork, on
 from ctloop.platform.jobs import Job, JobEnd, JobFailed, Lease, Timer, runs
@@ -47,6 +48,12 @@ class Handlers:
         """One effect, one fact; what the replica is called says how it goes wrong."""
         if event.replica == "bug":
             raise ZeroDivisionError("a bug")
+        if event.replica == "killer":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if event.replica == "like a lost database":
+            raise TimeoutError("but the database is there")
+        if event.replica == "stranger":
+            raise ModelNotYetKnown(f"{event.model} is not known")
         if event.replica == "impossible":
             raise RejectedEvent("this can never succeed")
         if event.replica == "unlucky":
@@ -86,6 +93,10 @@ class Jobs:
     async def note(self, job: Note, lease: Lease) -> Noted:
         if job.model == "failing":
             raise TransientError("never today")
+        if job.model == "killer":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.model == "impossible":
+            raise RejectedEvent("this job can never succeed")
         await asyncio.sleep(0.001)
         return Noted(model=job.model, epoch=job.epoch, fence=lease.fence)
 

@@ -108,6 +108,22 @@ class Bench:
         finally:
             await producer.stop()
 
+    async def remake_topic(self, name: str) -> None:
+        """Delete a topic and make it anew, under the same name."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_topics([self.prefix + name])
+            async with asyncio.timeout(30):
+                while self.prefix + name in await admin.list_topics():
+                    await asyncio.sleep(0.1)
+                made = False
+                while not made:
+                    answer: Any = await admin.create_topics([NewTopic(self.prefix + name, PARTITIONS, 1)])
+                    made = not answer.topic_errors[0][1]
+        finally:
+            await admin.close()
+
     async def make_topics(self, names: Iterable[str] = TOPICS) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
