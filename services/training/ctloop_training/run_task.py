@@ -16,7 +16,7 @@ from ctloop import columns, onnx_rows
 from ctloop.bundle import unpack
 from ctloop.events.errors import CtloopError
 from ctloop.events.manifest import Manifest
-from ctloop.events.values import DatasetVersion, Parity, Signature
+from ctloop.events.values import DatasetVersion, Measured, Parity, Signature
 from ctloop.platform.storage import ARRIVED, Lake, S3Access
 from ctloop.platform.storage.object_store import ObjectStore
 from ctloop_training.capsule import capsule, environment_digest
@@ -78,6 +78,18 @@ def train(order: RunOrder) -> Iterator[str]:
         yield Lost(message=f"{type(error).__name__}: {error}"[:2000]).model_dump_json()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def deciding(metrics: tuple[Measured, ...], name: str) -> float:
+    """The deciding metric's value.
+
+    Raises:
+        UserFailed: the predictions give none, e.g. their squares are beyond all numbers.
+    """
+    for one in metrics:
+        if one.name == name:
+            return one.value
+    raise UserFailed("wrong-type", f"its predictions give no finite {name}")
 
 
 @dataclass(frozen=True)
@@ -182,12 +194,12 @@ class Run:
             outputs = self.outputs(parts.search.num_rows)
             truth = columns.target(parts.search, self.manifest.record, self.classes)
             metrics = scores(self.manifest, outputs, truth, self.classes)
+            value = deciding(metrics, self.manifest.metric)
         except UserFailed:
             if search.best is None:
                 raise
             child.restart()
             return Trial(number=number, params=params, value=None, seconds=0.0)
-        value = next(one.value for one in metrics if one.name == self.manifest.metric)
         return Trial(number=number, params=params, value=value, metrics=metrics, seconds=float(answer["seconds"]))
 
     def fit(

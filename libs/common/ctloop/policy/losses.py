@@ -57,7 +57,7 @@ def higher_is_better(metric: str) -> bool:
 def measure(names: Sequence[str], outputs: Floats, truth: Truth, classes: int) -> tuple[Measured, ...]:
     """Named metrics with 95 % intervals where one is known; those that rows cannot give are left out."""
     found = [_measured(name, outputs, truth, classes) for name in dict.fromkeys(names)] if len(truth) else []
-    return tuple(one for one in found if one is not None and np.isfinite(one.value))
+    return tuple(one for one in found if one is not None)
 
 
 def _measured(name: str, outputs: Floats, truth: Truth, classes: int) -> Measured | None:
@@ -67,12 +67,12 @@ def _measured(name: str, outputs: Floats, truth: Truth, classes: int) -> Measure
         value, low, high = mean_interval(row_losses(name, outputs, truth))
         if name == "rmse":
             value, low, high = (float(np.sqrt(max(0.0, one))) for one in (value, low, high))
-        return Measured(name=name, value=value, low=low, high=high)
+        return _finite(name, value, low, high)
     value = METRICS[name](outputs, truth)
     if value is None:
         return None
     low, high = _auc_interval(value, truth) if name == "auc" else (None, None)
-    return Measured(name=name, value=value, low=low, high=high)
+    return _finite(name, value, low, high)
 
 
 def _skill(outputs: Floats, truth: Truth, classes: int) -> Measured | None:
@@ -82,7 +82,13 @@ def _skill(outputs: Floats, truth: Truth, classes: int) -> Measured | None:
     if base <= 0:
         return None
     value, low, high = mean_interval(losses - constant)
-    return Measured(name=SKILL, value=-value / base, low=-high / base, high=-low / base)
+    return _finite(SKILL, -value / base, -high / base, -low / base)
+
+
+def _finite(name: str, value: float, low: float | None, high: float | None) -> Measured | None:
+    """None where outputs are so far off that their losses are no numbers."""
+    ends = (one for one in (value, low, high) if one is not None)
+    return Measured(name=name, value=value, low=low, high=high) if all(np.isfinite(one) for one in ends) else None
 
 
 def mean_interval(values: Floats) -> tuple[float, float, float]:
