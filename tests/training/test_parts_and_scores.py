@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+
+from ctloop.policy.losses import measure
 from ctloop_training.domain.parts import parts_of
 from ctloop_training.domain.scores import parity_of, parity_problem
 from ctloop_training.run_task import deciding
 from ctloop_training.user_process import UserFailed
-
-from ctloop.policy.losses import measure
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
