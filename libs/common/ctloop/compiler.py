@@ -312,10 +312,11 @@ def _conditions(model: Model) -> Callable[[str], ConditionSpec]:
     from ctloop.policy.conditions import ConditionError, compile_condition
 
     known = frozenset((*REPORTED[task_of(model.spec)], *MEASURED))
+    columns = frozenset(one.name for one in model.spec.inputs)
 
     def compiled(text: str) -> ConditionSpec:
         try:
-            return ConditionSpec(text=text, tree=compile_condition(text, known).to_json())
+            return ConditionSpec(text=text, tree=compile_condition(text, known, columns).to_json())
         except ConditionError as error:
             raise Problem("CT1206", str(error)) from error
 

@@ -28,12 +28,13 @@ def test_conditions_mean_what_python_means(text: str, expected: bool) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "auc >", "__import__('os')", "auc.real", "x > 1", "auc[0]", "lambda: 1", "auc > 1 if rows else 0", "auc ** 9",
-     "rows > 'a'", "slice(auc).auc > 0", "auc := 1", "(" * 200, "auc > " + "1" * 2000],
+     "rows > 'a'", "psi('other') > 0.2", "slice('temp').auc > 0", "champion.champion.auc > 0",
+     "slice(auc).auc > 0", "auc := 1", "(" * 200, "auc > " + "1" * 2000],
 )  # fmt: skip
 def test_anything_else_is_refused_with_its_place(text: str) -> None:
     """What the language does not have is a ConditionError, never a crash and never run."""
     with pytest.raises(ConditionError) as refused:
-        compile_condition(text, KNOWN)
+        compile_condition(text, KNOWN, {"temp"})
     assert refused.value.column >= 1 and str(refused.value)
 
 
@@ -81,6 +82,12 @@ def test_every_node_keeps_its_value() -> None:
     shown = render(evaluate(compile_condition("auc >= champion.auc - 0.01", KNOWN), {"auc": 0.7, "champion.auc": 0.75}))
     assert shown[0] == "auc >= champion.auc - 0.01 = no"
     assert "  auc = 0.7" in shown and "  champion.auc - 0.01 = 0.74" in shown
+
+
+def test_psi_names_a_column() -> None:
+    """Unknown, and silent, as long as no drift of it is open."""
+    node = compile_condition("psi('temp') > 0.2", KNOWN, {"temp"})
+    assert fires(evaluate(node, {"psi('temp')": 0.3})) and not fires(evaluate(node, {}))
 
 
 def test_division_by_zero_is_unknown() -> None:

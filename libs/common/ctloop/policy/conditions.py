@@ -17,9 +17,9 @@ COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
 }  # fmt: skip
 ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-CALLS = ("slice", "psi")
+CALLS = ("psi",)
 LONGEST = 1000
-ALLOWED = "names, numbers, champion.NAME, psi('column'), slice('column').NAME, + - * /, < <= > >= == !=, and, or, not"
+ALLOWED = "names, numbers, champion.NAME, psi('column'), + - * /, < <= > >= == !=, and, or, not"
 NO_CHAMPION = "no champion yet"
 
 
@@ -52,8 +52,8 @@ class Node:
         return _node(json.loads(text))
 
 
-def compile_condition(text: str, known: Collection[str]) -> Node:
-    """Parse a condition over known names.
+def compile_condition(text: str, known: Collection[str], columns: Collection[str] = ()) -> Node:
+    """Parse a condition over known names; ``columns`` are those psi('column') may name.
 
     Raises:
         ConditionError: it does not parse, uses more than the language has, or names what does not exist.
@@ -67,7 +67,8 @@ def compile_condition(text: str, known: Collection[str]) -> Node:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConditionError("does not parse", text, getattr(error, "offset", None) or 1) from error
-    return _compile(tree.body, text.strip(), frozenset(known))
+    psi = frozenset(f"psi('{one}')" for one in columns)
+    return _compile(tree.body, text.strip(), frozenset(known) | psi)
 
 
 def names(node: Node) -> frozenset[str]:
@@ -190,8 +191,8 @@ def _comparison(said: str, ops: Sequence[ast.cmpop], sides: Sequence[Node]) -> N
 
 def _name(tree: ast.expr, text: str, known: frozenset[str]) -> str:
     name = _dotted(tree, text)
-    last = name.rpartition(".")[2] if not name.startswith("psi(") else ""
-    if last and last not in known:
+    if name.removeprefix("champion.") not in known:
+        last = name.removeprefix("champion.")
         near = ", ".join(sorted(known)) or "none"
         raise ConditionError(f"{last!r} is no name here; known are {near}", text, tree.col_offset + 1)
     return name
@@ -203,8 +204,6 @@ def _dotted(tree: ast.expr, text: str) -> str:
             return name
         case ast.Attribute(value=ast.Name(id="champion"), attr=name):
             return f"champion.{name}"
-        case ast.Attribute(value=ast.Call() as call, attr=name):
-            return f"{_dotted(call, text)}.{name}"
         case ast.Call(func=ast.Name(id=function), args=[ast.Constant(value=str() as argument)], keywords=[]) if (
             function in CALLS
         ):

@@ -156,6 +156,7 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
     }
     for one in recent[-1].metrics if recent else ():
         values[one.name] = one.value
+    values |= {f"psi('{one.name}')": one.score for drift in state.drifts for one in drift.features}
     values |= {f"champion.{one.name}": one.value for one in champion.metrics}
     return values
 

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime
 from ctloop.events.drift import DriftDetected, DriftResolved
 from ctloop.events.envelope import Value
 from ctloop.events.model import PerformanceMeasured, Promotion
-from ctloop.events.values import Measured, Window
+from ctloop.events.values import FeatureScore, Measured, Window
 from ctloop.policy.windows import window_length
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class OpenDrift(Value):
     kind: str
     since: AwareDatetime
     score: float
+    features: tuple[FeatureScore, ...] = ()
 
 
 class PolicyState(Value):
@@ -97,7 +98,9 @@ class PolicyState(Value):
         """An episode opened."""
         if any(one.episode == event.episode for one in self.drifts):
             return self
-        fresh = OpenDrift(episode=event.episode, kind=event.kind, since=event.since, score=event.score)
+        fresh = OpenDrift(
+            episode=event.episode, kind=event.kind, since=event.since, score=event.score, features=event.features
+        )
         return self._with(drifts=(*self.drifts, fresh))
 
     def on_resolved(self, event: DriftResolved) -> "PolicyState":
