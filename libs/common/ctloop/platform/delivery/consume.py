@@ -99,7 +99,7 @@ class ConsumeLoop:
             max_poll_records=500,
             fetch_max_bytes=16 << 20,
             max_partition_fetch_bytes=1 << 20,
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=500,
         )
         consumer.subscribe([self._edge.prefix + topic for topic in self._topics], listener=_Marks(self))
         return consumer

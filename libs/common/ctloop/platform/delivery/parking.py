@@ -8,7 +8,7 @@ from typing import Any
 
 from ctloop.events.errors import NotYetKnown
 from ctloop.events.topics import dead_letters
-from ctloop.platform.delivery import disposition
+from ctloop.platform.delivery import disposition, retention
 from ctloop.platform.delivery.chunks import Chunks
 from ctloop.platform.delivery.hears import Hears, Said
 from ctloop.platform.delivery.liveness import Liveness
@@ -24,6 +24,7 @@ class Parking:
     def __init__(self, chunks: Chunks, topics: Mapping[str, Hears], liveness: Liveness) -> None:
         self._chunks, self._edge, self._topics, self._liveness = chunks, chunks.edge, topics, liveness
         self._stopping = asyncio.Event()
+        self._next_sweep = self._edge.clock.monotonic() + retention.SWEEP_SECONDS
 
     def stop(self) -> None:
         """End after the event at hand."""
@@ -35,6 +36,7 @@ class Parking:
             self._liveness.stamp("parking")
             try:
                 busy = await self.try_one()
+                await self._sweep()
             except disposition.DATABASE_GONE:
                 busy = False
             if not busy:
@@ -72,6 +74,15 @@ class Parking:
                 await self._fail(connection, row, failure)
         self._edge.tell(events)
         return True
+
+    async def _sweep(self) -> None:
+        """Now and then, delete what is too old to be asked for."""
+        now = self._edge.clock.monotonic()
+        if now < self._next_sweep:
+            return
+        async with self._edge.reading() as connection:
+            gone = await retention.sweep(connection)
+        self._next_sweep = now if gone >= retention.BATCH else now + retention.SWEEP_SECONDS
 
     async def _handle(self, connection: Any, row: Any) -> tuple[Said, ...]:
         arrival = arrival_of(raw_of_row(row), self._topics[row["topic"]], row["first_failed"].isoformat())
