@@ -194,7 +194,9 @@ def _hidden_modules(path: Path) -> Iterator[Finding]:
     """Modules beside the file whose names belong to something installed; that one would be imported."""
     names = {name.split("/")[0].removesuffix(".py") for name in bundle.sources(path)}
     for name in sorted(names):
-        if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        found = importlib.util.find_spec(name)
+        beside = found and found.origin and Path(found.origin).is_relative_to(path.resolve().parent)
+        if name in sys.stdlib_module_names or (found and not beside):
             code = "CT1003" if name == bundle.module_name(path) else "CT1008"
             yield Finding.of(Problem(code, f"{name!r} is also the name of an installed module"), path)
 
