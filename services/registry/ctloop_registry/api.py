@@ -2,11 +2,10 @@
 
 import hashlib
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from ctloop.events.envelope import first_problem
 from ctloop.events.errors import CtloopError
@@ -91,7 +90,7 @@ def _add_pipelines(api: APIRouter, edge: Edge, store: RegistryStore, objects: Ob
             raise ProblemResponse(
                 422, "CT1009", "the bundle is not in the store", str(error), "upload it first"
             ) from error
-        said = await edge.execute(ApplyPipeline(manifest=manifest, if_match=if_match), key=key)
+        said = await edge.execute(ApplyPipeline(manifest=manifest, if_match=if_match and if_match.strip('" ')), key=key)
         async with edge.reading() as connection:
             now = await store.pipelines.in_force(connection, manifest.model)
         assert now is not None, "it was just applied"
@@ -148,7 +147,7 @@ def _add_models(api: APIRouter, edge: Edge, store: RegistryStore) -> None:
         return VersionPage(items=_found(found or None, f"no version {model}@{version}"))
 
     @api.get("/models/{model}/champion")
-    async def champion(model: str, response: Response, at: datetime | None = None) -> ChampionPointer:
+    async def champion(model: str, response: Response, at: AwareDatetime | None = None) -> ChampionPointer:
         """What is live, or was live at a time: version, digest, epoch, where its bytes are."""
         async with edge.reading() as connection:
             found = await (store.pointer.at(connection, model, at) if at else store.pointer.read(connection, model))
