@@ -194,6 +194,16 @@ def test_exit_codes_say_what_happened(site: Site) -> None:
     assert ctloop(site, "model", "ls").returncode == Exit.DEPENDENCY
 
 
+def test_why_of_a_refused_version_is_found_by_its_run(site: Site) -> None:
+    """No fact names the number of a version that was refused: the registry knows its run, the console the story."""
+    run = "0b2f0c7e-5d6f-4a49-9d6c-3f0f6a1b7c55"
+    site.answers["GET", "/v1/models/flights/versions/2"] = (200, {"items": [{"said": {"run_id": run}}]})
+    site.answers["GET", f"/v1/why/runs/{run}/facts"] = (200, {"sentence": "REFUSED", "decision": None, "validated": []})
+    for name in ("flights@2", run):
+        ended = ctloop(site, "why", name)
+        assert (ended.returncode, ended.stdout) == (Exit.OK, "REFUSED\n"), ended.stderr
+
+
 def test_a_problem_for_machines_is_json(site: Site) -> None:
     """With --json the problem on stderr is one object with its exit code."""
     ended = ctloop(site, "model", "show", "nothing", "--json")

@@ -170,6 +170,18 @@ class _Calls:
         """Why a version is what it is."""
         return self._do(Call("console", "GET", f"/v1/why/{model}/{version}"))
 
+    def why_run(self, run_id: str) -> Any:
+        """Why a run is what it is, promoted or not."""
+        return self._do(Call("console", "GET", f"/v1/why/runs/{run_id}/facts"))
+
+    def version(self, model: str, version: int) -> Any:
+        """Every judgement of a version, newest first."""
+        return self._do(Call("registry", "GET", f"/v1/models/{model}/versions/{version}"))
+
+    def datasets(self) -> Any:
+        """Every dataset, with what has landed in it."""
+        return self._do(Call("ingestion", "GET", "/v1/datasets"))
+
     def why_not(self, model: str) -> Any:
         """Why a model is not trained now."""
         return self._do(Call("training", "GET", f"/v1/models/{model}/why-not"))

@@ -1,12 +1,15 @@
 """Commands that ask: why, model, loop, tail; and predict."""
 
 import json
+import re
 from typing import Annotated, Any
 
 import typer
 
 from ctloop.cli import show
-from ctloop.problems import Problem
+from ctloop.problems import Exit, Problem
+
+RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Model = Annotated[str, typer.Argument(help="The model's name.")]
@@ -47,7 +50,7 @@ def split_name(name: str) -> tuple[str, int]:
 
 
 def why(
-    name: Annotated[str, typer.Argument(help="MODEL@VERSION, or MODEL with --not")],
+    name: Annotated[str, typer.Argument(help="MODEL@VERSION or a run's id; MODEL with --not")],
     why_not: Annotated[bool, typer.Option("--not", help="Why is it not trained now?")] = False,
     as_json: Json = False,
 ) -> None:
@@ -56,8 +59,7 @@ def why(
         found = client().why_not(name)
         decision = found.get("declined") or found.get("latest")
     else:
-        model, version = split_name(name)
-        found = client().why(model, version)
+        found = explained(name)
         decision = found.get("decision")
     if as_json:
         show.data(found, as_json=True)
@@ -72,6 +74,20 @@ def why(
             mark = "pass" if gate["passed"] else "FAIL"
             sides = f"{show.short(gate.get('candidate'))} against {show.short(gate.get('champion'))}"
             print(f"  {mark}  {gate['name']}: {sides}  {gate.get('note', '')}")
+
+
+def explained(name: str) -> Any:
+    """Why, for MODEL@VERSION or a run's id; a version no gate let through is looked up by its run."""
+    if RUN_ID.fullmatch(name):
+        return client().why_run(name)
+    model, version = split_name(name)
+    try:
+        return client().why(model, version)
+    except Problem as problem:
+        if problem.exit_code is not Exit.NOT_FOUND:
+            raise
+        judged = client().version(model, version)["items"]
+        return client().why_run(judged[0]["said"]["run_id"])
 
 
 def model_ls(as_json: Json = False) -> None:
