@@ -176,6 +176,13 @@ def test_lists_are_columns_or_json_lines(site: Site) -> None:
     assert [json.loads(line)["champion"] for line in as_json.stdout.splitlines()] == [3]
 
 
+def test_datasets_are_listed(site: Site) -> None:
+    """`data ls` shows what has landed."""
+    row = {"dataset": "flight", "batches": 2, "rows": 10, "last_landed": None, "waiting_arrivals": 0}
+    site.answers["GET", "/v1/datasets"] = (200, {"items": [row]})
+    assert ctloop(site, "data", "ls").stdout.splitlines()[1].split() == ["flight", "2", "10", "-", "0"]
+
+
 def test_exit_codes_say_what_happened(site: Site) -> None:
     """Unknown name 3, conflict 5, wrong usage 2, nobody there 6; the four parts go to stderr, data nowhere."""
     refused = {"code": "CT3203", "title": "a gate refused this version", "detail": "flights@2: log_loss"}
@@ -223,5 +230,5 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.rstrip().endswith("HEAVY []"), done.stdout[-300:]
     names = ("check", "apply", "replay", "up", "down", "status", "logs", "send", "tail", "why", "model", "loop")
-    for name in (*names, "dlq", "retrain", "demo"):
+    for name in (*names, "dlq", "data", "retrain", "demo"):
         assert f"  {name} " in done.stdout, name

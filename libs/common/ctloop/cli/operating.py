@@ -23,6 +23,10 @@ def register(app: typer.Typer) -> None:
     for name, command in (("ls", dlq_ls), ("show", dlq_show), ("replay", dlq_replay)):
         letters.command(name)(command)
     app.add_typer(letters, name="dlq")
+    datasets = typer.Typer(help="Datasets.", no_args_is_help=True, rich_markup_mode=None)
+    datasets.callback()(lambda: None)
+    datasets.command("ls")(data_ls)
+    app.add_typer(datasets, name="data")
 
 
 def send(
@@ -66,6 +70,12 @@ def retrain(
 ) -> None:
     """Train now, whatever the policy says."""
     show.data(client().retrain(model, reason=reason), as_json=True)
+
+
+def data_ls(as_json: Json = False) -> None:
+    """Every dataset that can be sent to, with what has landed."""
+    rows = client().datasets()["items"]
+    show.table(rows, ("dataset", "batches", "rows", "last_landed", "waiting_arrivals"), as_json=as_json)
 
 
 def dlq_ls(service: Service, as_json: Json = False) -> None:
