@@ -59,7 +59,7 @@ class MlflowRegistry:
         }
         if run_id is not None:
             body["run_id"] = run_id
-        made = await self._ask("POST", "model-versions/create", json=body)
+        made = await self._ask("POST", "model-versions/create", json=body, fine=EXISTS)
         return str((made or {})["model_version"]["version"])
 
     async def epoch(self, model: str) -> int:
