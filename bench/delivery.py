@@ -27,7 +27,7 @@ from ctloop.platform.migrate import make_schema
 from ctloop.platform.service import Service, build_service
 from ctloop.platform.settings import KafkaSettings, PostgresSettings, Settings
 
-RUNS, EVENTS, HOPS = 5, 4000, 200
+RUNS, EVENTS, HOPS = 5, 4000, 100
 RAW = "raw"
 INSERT_MANY = "INSERT INTO effect (model, epoch) SELECT * FROM unnest($1::text[], $2::int[])"
 
@@ -130,7 +130,7 @@ async def events_per_cpu_second(bootstrap: str, dsn: str, *, bulk: bool) -> floa
     found: list[float] = []
     async with running(bootstrap, dsn, bulk=bulk) as (service, _, prefix, made):
         for run in range(RUNS + 1):
-            records = [record_of(fact(f"m{n % 32}", run * EVENTS + n)) for n in range(EVENTS)]
+            records = [record_of(fact(f"m{n % 32}", run * EVENTS + n)) for n in range(1, EVENTS + 1)]
             begin = time.process_time()
             await feed(bootstrap, prefix + RAW, records)
             feeding = time.process_time() - begin
