@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ctloop.events.topics import BY_TOPIC, FACTS, SERVICES, Fact
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -60,8 +60,8 @@ def replay(
         Path, typer.Argument(help="CSV, Parquet, Arrow or NDJSON with the record's columns and the label.")
     ],
     label_delay: Annotated[
-        str, typer.Option(help="How late labels are where no column observed_at says so: 2h, 3d.")
-    ] = "0s",
+        str | None, typer.Option(help="How late labels are where no column observed_at says so: 2h, 3d.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Where the PNG goes; default: beside the table.")] = None,
     why: Annotated[bool, typer.Option("--why", help="Every decision with its tree.")] = False,
     as_json: Json = False,
@@ -78,7 +78,8 @@ def replay(
 
     compiled = compile_file(file)[0]
     model = vars(bundle.load_module(file, compiled.manifest.module))[compiled.manifest.function]
-    settings = Settings(label_delay=timedelta(seconds=seconds("label-delay", label_delay)))
+    late = timedelta(seconds=seconds("label-delay", label_delay)) if label_delay else timedelta(0)
+    settings = Settings(label_delay=late)
     result = run(compiled.manifest, model, read_table(str(table)), settings, None if as_json else show.say)
     target = picture or table.with_suffix(".replay.png")
     result.picture(target)
