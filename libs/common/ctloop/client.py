@@ -89,7 +89,7 @@ def as_table(data: Any) -> Any:
 
 def dataset_of(target: Any) -> str:
     """A dataset's name, given itself or the record class."""
-    return target if isinstance(target, str) else target.spec().dataset
+    return target if isinstance(target, str) else target.spec.dataset
 
 
 def predict_call(model: str, rows: Any) -> Call:

@@ -17,9 +17,25 @@ HAVE_PIPELINES = ("ingestion", "validation", "training", "registry", "monitoring
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    app.command()(init)
     app.command()(check)
     app.command()(apply)
     app.command()(replay)
+
+
+def init(
+    table: Annotated[Path, typer.Option("--from", help="CSV or Parquet.")],
+    name: Annotated[Path | None, typer.Argument(help="The file to write; default: beside the table.")] = None,
+    label: Annotated[str | None, typer.Option(help="Which column is predicted.")] = None,
+) -> None:
+    """Write a model file for a plain table, each guess as a comment."""
+    from ctloop.init import init_from
+
+    target = name or table.with_name(f"{table.stem}_model.py")
+    if target.exists():
+        raise Problem("CT9003", f"{target} exists already", "Give another name.")
+    target.write_text(init_from(table, label))
+    print(target)
 
 
 def check(file: File, as_json: Json = False) -> None:
