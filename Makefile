@@ -22,7 +22,7 @@ check: .venv/.project ## Format, lint, spelling, imports, types, house rules, co
 	$(BIN)/codespell $(wildcard $(SOURCES) docs README.md Makefile)
 	$(BIN)/lint-imports
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q tests/house tests/contracts
+	$(BIN)/python -m pytest -q tests/house tests/contracts tests/deploy
 	$(BIN)/python contracts/generate.py --check
 
 bench: .venv/.project ## Measure, into bench/results
