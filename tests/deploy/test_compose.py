@@ -22,8 +22,12 @@ PULLED = {
     if "build" not in one and not one["image"].startswith("ctloop/")
 }
 OURS = {name: one for name, one in COMPOSE["services"].items() if name not in PULLED}
-KEYS = {"profiles", "image", "build", "command", "user", "restart", "read_only", "tmpfs", "cap_drop", "security_opt", "environment",
-        "depends_on", "secrets", "volumes", "healthcheck", "ports", "shm_size"}  # fmt: skip
+KEYS = frozenset(
+    {
+        *("profiles", "image", "build", "command", "user", "restart", "read_only", "tmpfs", "cap_drop"),
+        *("security_opt", "environment", "depends_on", "secrets", "volumes", "healthcheck", "ports", "shm_size"),
+    }
+)
 
 
 def setting(name: str) -> object:

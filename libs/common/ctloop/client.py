@@ -182,6 +182,10 @@ class _Calls:
         """Every dataset, with what has landed in it."""
         return self._do(Call("ingestion", "GET", "/v1/datasets"))
 
+    def audits(self, dataset: str, limit: int = 500) -> Any:
+        """The audited batches of a dataset, newest first."""
+        return self._do(Call("validation", "GET", f"/v1/datasets/{dataset}/audits", {"limit": limit}))
+
     def why_not(self, model: str) -> Any:
         """Why a model is not trained now."""
         return self._do(Call("training", "GET", f"/v1/models/{model}/why-not"))
