@@ -18,7 +18,7 @@ from ctloop.platform.pipelines import PREDICTIONS, PipelineHandlers, manifest_of
 from ctloop.policy.decide import Decision, RetrainRule, decide, decide_manually
 from ctloop.policy.state import PolicyState
 from ctloop_training.commands import ApproveDecision, RetrainNow
-from ctloop_training.domain.decisions import ahead, behind, retrain_decided
+from ctloop_training.domain.decisions import ahead, behind, read_until, retrain_decided
 from ctloop_training.domain.outcomes import Outcome, outcome
 from ctloop_training.run_jobs import (
     RecordRun,
@@ -222,7 +222,7 @@ class TrainingHandlers(PipelineHandlers):
             manifest=manifest,
             pipeline_digest=manifest.digest,
             dataset_version=fact.dataset_version,
-            data_time=fact.data_time,
+            data_time=read_until(fact),
             window=fact.window,
             max_rows=stored.plan.max_rows,
             cause=f"{fact.trigger}: {fact.reason}",

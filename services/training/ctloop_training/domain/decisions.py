@@ -1,6 +1,6 @@
 """A decision of the policy as the fact that is said of it."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from ctloop.events.manifest import Manifest
@@ -27,6 +27,16 @@ def retrain_decided(
         dataset_version=version,
         window=Window(start=decision.since, end=decision.now),
     )
+
+
+def read_until(fact: RetrainDecided) -> datetime:
+    """Data time before which labels are read.
+
+    A tick decides at the end of a window, which is not in it. A first model and a person decide on the newest label
+    there is, and that one counts: labels that come in their row all have the time of their arrival.
+    """
+    at_newest = fact.trigger in ("first-model", "manual")
+    return fact.data_time + timedelta(microseconds=1) if at_newest else fact.data_time
 
 
 def behind(data_time: datetime | None, now: datetime) -> bool:
