@@ -117,13 +117,18 @@ def to_frame(table: pa.Table, spec: RecordSpec) -> Any:
         column = X.column(one.name)
         if one.kind == "string" and isinstance(one, FieldSpec):
             values = np.array(pc.fill_null(column, "").to_pylist(), dtype=object)
-            levels = [str(level) for level in one.allowed] + [""] * one.nullable if one.allowed else None
-            frame[one.name] = pd.Categorical(values, categories=levels) if levels else pd.Series(values, dtype=object)
+            known = levels(one)
+            frame[one.name] = pd.Categorical(values, categories=known) if known else pd.Series(values, dtype=object)
             continue
         values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         whole = one.kind in ("integer", "boolean") and not (isinstance(one, FieldSpec) and one.nullable)
         frame[one.name] = values.astype(np.int64) if whole and not np.isnan(values).any() else values
     return pd.DataFrame(frame)
+
+
+def levels(field: FieldSpec) -> list[str] | None:
+    """The levels of a Literal column in X, the empty word for missing last; None: any word."""
+    return [str(one) for one in field.allowed] + [""] * field.nullable if field.allowed else None
 
 
 def classes(table: pa.Table, spec: RecordSpec) -> tuple[str, ...]:

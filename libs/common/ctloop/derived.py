@@ -84,7 +84,7 @@ class Algebra(Protocol[T]):
         ...
 
     def apply(self, operator: str, *args: T) -> T:
-        """An ONNX operator (Double and Long are casts)."""
+        """An ONNX operator of opset 11 (Double and Long are casts)."""
         ...
 
 
@@ -197,9 +197,8 @@ class _Reader:
 def carry_out(expression: Expression, algebra: Algebra[T]) -> T:
     """The column as float64; missing (NaN) where an operand is, and where the result is not finite in float32."""
     value = _Meaning(algebra).of(expression.root)
-    size = algebra.apply("Abs", value)
-    fits = algebra.apply("LessOrEqual", size, algebra.constant(_LARGEST))
-    return algebra.apply("Where", fits, value, algebra.constant(float("nan")))
+    too_large = algebra.apply("Greater", algebra.apply("Abs", value), algebra.constant(_LARGEST))
+    return algebra.apply("Where", too_large, algebra.constant(float("nan")), value)
 
 
 class _Meaning(Generic[T]):
@@ -227,11 +226,12 @@ class _Meaning(Generic[T]):
 
     def _compared(self, name: str, a: T, b: T) -> T:
         if name in ("min", "max"):
-            first = self.do("LessOrEqual", *((a, b) if name == "min" else (b, a)))
+            first = self.do("Less", *((a, b) if name == "min" else (b, a)))
             return self.do("Where", first, a, b)
-        operators = {"<": "Less", "<=": "LessOrEqual", ">": "Greater", ">=": "GreaterOrEqual", "==": "Equal"}
-        truth = self.do("Not", self.do("Equal", a, b)) if name == "!=" else self.do(operators[name], a, b)
-        return self.do("Double", truth)
+        operators = {"<": "Less", ">=": "Less", ">": "Greater", "<=": "Greater", "==": "Equal", "!=": "Equal"}
+        truth = self.do(operators[name], a, b)
+        # The opposite is negated: LessOrEqual came with opset 12, and converters may settle on 11. NaN goes in _known.
+        return self.do("Double", self.do("Not", truth) if name in (">=", "<=", "!=") else truth)
 
     def _known(self, value: T, a: T, b: T) -> T:
         """The value, or NaN where one of its operands is (comparisons would say False)."""
@@ -321,10 +321,8 @@ _NUMPY: dict[str, Callable[..., Array]] = {
     "Double": _double,
     "Equal": np.equal,
     "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
     "IsNaN": np.isnan,
     "Less": np.less,
-    "LessOrEqual": np.less_equal,
     "Log": np.log,
     "Long": _long,
     "Mod": np.mod,

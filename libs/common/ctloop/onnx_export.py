@@ -16,7 +16,10 @@ from ctloop.events.values import Column, Parity, Signature
 from ctloop.problems import Problem
 
 OPSET = {"": 18, "ai.onnx.ml": 3}
+OLDEST_OPSET = 11
+"""What the nodes we add need."""
 GOLDEN_ROWS = 16
+MATRIX = "ctloop_matrix"
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,27 @@ def export(estimator: Any, spec: RecordSpec, rows: pa.Table, classes: Sequence[s
     Raises:
         Problem: CT3102, there is no conversion.
     """
+    signature = signature_of(spec, classes)
     try:
-        model = _convert(estimator, spec, bool(classes))
+        body = _made(estimator, spec, classes)
+        given = onnx_rows.run(onnx_rows.open_session(body), signature, rows)
     except Exception as error:
         raise Problem("CT3102", f"{type(estimator).__name__}: {error}"[:1500]) from error
+    return Exported(body, signature, parity(given.matrix, predict(estimator, spec, rows, classes)))
+
+
+def _made(estimator: Any, spec: RecordSpec, classes: Sequence[str]) -> bytes:
+    model = _convert(estimator, spec, bool(classes))
     known = [int(one) for one in estimator.classes_] if classes else []
     _finish(model, known, len(classes))
+    if _takes_matrix(estimator, spec):
+        _join(model, spec)
     _derive(model, spec)
-    body = model.SerializeToString()
-    signature = signature_of(spec, classes)
-    given = onnx_rows.run(onnx_rows.open_session(body), signature, rows)
-    return Exported(body, signature, parity(given.matrix, predict(estimator, spec, rows, classes)))
+    for one in model.opset_import:  # converters settle on the oldest opset they need; our own nodes need 11
+        one.version = max(one.version, OLDEST_OPSET) if one.domain == "" else one.version
+    if all(one.domain for one in model.opset_import):
+        model.opset_import.add(domain="", version=OLDEST_OPSET)
+    return model.SerializeToString()
 
 
 def predict(estimator: Any, spec: RecordSpec, rows: pa.Table, classes: Sequence[str]) -> NDArray[np.float64]:
@@ -67,11 +80,16 @@ def predict(estimator: Any, spec: RecordSpec, rows: pa.Table, classes: Sequence[
 
 
 def parity(given: NDArray[np.float64], wanted: NDArray[np.float64]) -> Parity:
-    """Largest difference of outputs, and decisions flipped where it is no tie within rounding."""
+    """Largest difference of outputs (of values: relative to their size) and decisions flipped.
+
+    A flip where the estimator itself has a tie within rounding is none. Values decide nothing: one that is off by more
+    than a tenth of their standard deviation counts as a flip.
+    """
     difference = np.abs(given - wanted)
     if given.shape[1] == 1:
-        scale = np.maximum(1.0, np.abs(wanted))
-        return Parity(rows=len(given), largest_difference=float((difference / scale).max(initial=0.0)), flipped=0)
+        relative = difference / np.maximum(1.0, np.abs(wanted))
+        off = int((difference > np.maximum(0.1 * wanted.std(), 1e-3 * np.abs(wanted))).sum()) if len(wanted) else 0
+        return Parity(rows=len(given), largest_difference=float(relative.max(initial=0.0)), flipped=off)
     top = np.sort(wanted, axis=1)
     tie = top[:, -1] - top[:, -2] < 1e-5
     flipped = (given.argmax(axis=1) != wanted.argmax(axis=1)) & ~tie
@@ -128,8 +146,49 @@ def _convert(estimator: Any, spec: RecordSpec, classifies: bool) -> Any:
         (one.name, StringTensorType([None, 1]) if one.kind == "string" else FloatTensorType([None, 1]))
         for one in spec.inputs
     ]
+    if _takes_matrix(estimator, spec):
+        taken = [(MATRIX, FloatTensorType([None, len(spec.inputs)]))]
     options = {id(_last(estimator)): {"zipmap": False}} if classifies else None
     return convert_sklearn(estimator, name=spec.dataset, initial_types=taken, target_opset=OPSET, options=options)
+
+
+def _takes_matrix(estimator: Any, spec: RecordSpec) -> bool:
+    """No ColumnTransformer picks columns by name: all of them side by side are one matrix, Literals by their number.
+
+    Words cannot be in a matrix of numbers, but where the estimator itself knows categories (LightGBM) they are none.
+    """
+    from sklearn.compose import ColumnTransformer
+
+    parts = [estimator, *estimator.get_params(deep=True).values()]
+    if any(isinstance(one, ColumnTransformer) for one in parts):
+        return False
+    return type(estimator).__name__.startswith("LGBM") or all(one.kind != "string" for one in spec.inputs)
+
+
+def _join(model: Any, spec: RecordSpec) -> None:
+    """The matrix made of the columns, in the graph."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    del graph.input[:]
+    nodes, parts = list[Any](), list[str]()
+    for one in spec.inputs:
+        text = one.kind == "string" and isinstance(one, FieldSpec)
+        type = TensorProto.STRING if text else TensorProto.FLOAT
+        graph.input.append(helper.make_tensor_value_info(one.name, type, [None, 1]))
+        parts.append(f"ctloop/code/{one.name}" if text else one.name)
+        if text:
+            levels = columns.levels(one) or []
+            named = {"keys_strings": levels, "values_floats": [float(n) for n in range(len(levels))]}
+            nodes.append(
+                helper.make_node(
+                    "LabelEncoder", [one.name], parts[-1:], domain="ai.onnx.ml", default_float=float("nan"), **named
+                )
+            )
+    nodes.append(helper.make_node("Concat", parts, [MATRIX], axis=1))
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *body])
 
 
 def _last(estimator: Any) -> Any:
