@@ -173,13 +173,13 @@ def _join(model: Any, spec: RecordSpec) -> None:
     del graph.input[:]
     nodes, parts = list[Any](), list[str]()
     for one in spec.inputs:
-        text = one.kind == "string" and isinstance(one, FieldSpec)
-        type = TensorProto.STRING if text else TensorProto.FLOAT
+        words = isinstance(one, FieldSpec) and one.kind == "string"
+        type = TensorProto.STRING if words else TensorProto.FLOAT
         graph.input.append(helper.make_tensor_value_info(one.name, type, [None, 1]))
-        parts.append(f"ctloop/code/{one.name}" if text else one.name)
-        if text:
+        parts.append(f"ctloop/code/{one.name}" if words else one.name)
+        if isinstance(one, FieldSpec) and words:
             levels = columns.levels(one) or []
-            named = {"keys_strings": levels, "values_floats": [float(n) for n in range(len(levels))]}
+            named: dict[str, Any] = {"keys_strings": levels, "values_floats": [float(n) for n in range(len(levels))]}
             nodes.append(
                 helper.make_node(
                     "LabelEncoder", [one.name], parts[-1:], domain="ai.onnx.ml", default_float=float("nan"), **named
