@@ -152,11 +152,15 @@ def test_a_person_may_train_again_and_go_back(client: Client) -> None:
         assert after["version"] != before["version"]
 
 
-@pytest.mark.parametrize("service", ["ingestion", "validation", "training", "registry", "monitoring", "console"])
-def test_a_killed_service_comes_back_and_the_loop_goes_on(client: Client, stack: Stack, service: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "service"), enumerate(["ingestion", "validation", "training", "registry", "monitoring", "console"])
+)
+def test_a_killed_service_comes_back_and_the_loop_goes_on(
+    client: Client, stack: Stack, number: int, service: str
+) -> None:
     """kill -9 of any service: rows sent right after it are disposed of once, none is lost."""
     until(lambda: champion(client, "trips"), "a champion of trips")
-    first = 10_000 + 100 * len(service) + ord(service[0])
+    first = 10_000 + 100 * number
     before = landed(client)
     ctloop.local.kill(stack.data_dir, service)
     until(lambda: sent(client, trips(first, 50)), f"the door, {service} having been killed")
