@@ -88,7 +88,7 @@ def batches(
         until = min(at + step, end)
         records = table.filter(_between(departs, at, until)).select(COLUMNS)
         known = table.filter(pc.and_(_between(observed, at, until), pc.is_valid(table.column("late"))))
-        yield until, records, known.select(["flight", "late", "observed_at"])
+        yield until, records, known.select(["flight", "late", "observed_at"]).sort_by("observed_at")
         at = until
 
 

@@ -112,7 +112,11 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "type": ("CT1101", HEAD + RECORD.replace("float | None", "list[int]") + MODEL, "'age'"),
     "two types": ("CT1101", HEAD + RECORD.replace("float | None", "float | str") + MODEL, "'age'"),
     "mixed levels": ("CT1101", HEAD + RECORD.replace("float | None", 'Literal[1, "a"]') + MODEL, "levels"),
-    "unknown name": ("CT1101", "from __future__ import annotations\n" + HEAD + RECORD.replace("float", "nowhere") + MODEL, "nowhere"),
+    "unknown name": (
+        "CT1101",
+        "from __future__ import annotations\n" + HEAD + RECORD.replace("float", "nowhere") + MODEL,
+        "nowhere",
+    ),
     "id": ("CT1102", HEAD + RECORD.replace('id="visit"', 'id="nr"') + MODEL, "no column"),
     "time": ("CT1103", HEAD + RECORD.replace('time="at"', 'time="age"') + MODEL, "number"),
     "two labels": ("CT1104", HEAD + RECORD + "    more: bool = ct.label()\n" + MODEL, "'more'"),

@@ -5,7 +5,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,6 +73,17 @@ class Watched:
 
 
 @dataclass
+class Story:
+    """How a run went."""
+
+    good: bool
+    live_from: dict[int, datetime]
+    """Data time from which each version answered."""
+    until: datetime
+    """Data time up to which everything was sent."""
+
+
+@dataclass
 class Tally:
     """What was sent and asked."""
 
@@ -94,7 +105,7 @@ def demo(
     parts = f"{sum(1 for one in stack.processes if one.is_ready)} processes"
     line(time.monotonic() - began, "ready", parts, f"model file: {EXAMPLE / 'flights.py'}")
     try:
-        good = run(stack, began, weeks)
+        good = run(stack, began, weeks).good
     finally:
         if keep:
             for name, url in stack.urls.items():
@@ -104,8 +115,8 @@ def demo(
     raise typer.Exit(0 if good else int(Exit.NO))
 
 
-def run(stack: Any, began: float, weeks: int) -> bool:
-    """Apply, send January, then week by week; True when all that was promised was seen."""
+def run(stack: Any, began: float, weeks: int, between: Callable[[int], None] | None = None) -> Story:
+    """Apply, send January, then week by week; ``between`` is called before each week with its number."""
     from ctloop.cli.declaring import wait_until_known
     from ctloop.client import Client
     from ctloop.compiler import compile_file
@@ -120,14 +131,23 @@ def run(stack: Any, began: float, weeks: int) -> bool:
         _, records, labels = next(iter(data.batches(table, HISTORY_START, HISTORY_END, HISTORY_END - HISTORY_START)))
         send(client, with_dirt(records), labels, tally, began, "Jan 01-27")
         settle(watched, tally)
+        live_from, until = {1: HISTORY_END}, HISTORY_END
         last = min(LAST, HISTORY_END + weeks * WEEK)
-        for until, records, labels in data.batches(table, HISTORY_END, last, WEEK):
+        for week, (until, records, labels) in enumerate(data.batches(table, HISTORY_END, last, WEEK)):
+            if between is not None:
+                between(week)
             ask(client, records, tally)
             send(client, records, labels, tally, began, f"{until - WEEK:%b %d}")
             settle(watched, tally)
-            if len(watched.all("ModelDeployed")) >= 2 and until - HISTORY_END >= 4 * WEEK:
+            live_from.setdefault(client.champion(MODEL)["version"], until)
+            if len(live_from) >= 2 and week >= weeks_after(live_from):
                 break
-        return closing(client, watched, tally, began)
+        return Story(closing(client, watched, tally, began), live_from, until)
+
+
+def weeks_after(live_from: dict[int, datetime]) -> int:
+    """The week after the newest version went live: seen working, the story may end."""
+    return (max(live_from.values()) - HISTORY_END) // WEEK
 
 
 def load_data() -> Any:

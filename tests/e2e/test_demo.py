@@ -1,0 +1,115 @@
+"""The demo's story on real flights: with every process killed once, and decided as replay decides."""
+
+import math
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+import ctloop.local
+from ctloop import bundle
+from ctloop.cli import demo
+from ctloop.client import Call, Client
+from ctloop.compiler import compile_file
+from ctloop.local.state import Stack
+from ctloop.replay import Settings, replay
+
+pytestmark = [pytest.mark.e2e, pytest.mark.stack, pytest.mark.timeout(1500)]
+WEEKS = 16
+VICTIMS = (
+    "serving",
+    "monitoring",
+    "registry",
+    "validation",
+    "ingestion",
+    "console",
+    "kafka",
+    "postgres",
+    "s3",
+    "ray",
+    "mlflow",
+)
+"""training is killed by the demo itself, in the middle of its second run."""
+MICROSECOND = timedelta(microseconds=1)
+
+
+@pytest.fixture(scope="module")
+def story(stack: Stack) -> Iterator[demo.Story]:
+    """One run of the demo in which each process is killed once, in turn, with kill -9."""
+    left = list(VICTIMS)
+
+    def kill_one(week: int) -> None:
+        if left:
+            ctloop.local.kill(stack.data_dir, left.pop(0))
+
+    told = demo.run(stack, time.monotonic(), WEEKS, between=kill_one)
+    while left:  # the story was over early: the rest must not end the stack either
+        ctloop.local.kill(stack.data_dir, left.pop(0))
+    yield told
+
+
+def test_each_process_killed_once_the_story_ends_the_same(story: demo.Story) -> None:
+    """Two loops closed, one because performance was lost; no request failed; nothing lost or applied twice."""
+    assert story.good
+    assert set(story.live_from) == {1, 2}
+
+
+def test_replay_decides_as_the_services_did(story: demo.Story, stack: Stack) -> None:
+    """Decision by decision: data time, action, and the value of every node."""
+    with Client(urls=stack.urls) as client:
+        decided = all_decisions(client)
+        chosen = {number: dict(run["trained"]["params"]) for number, run in promoted_runs(client)}
+    compiled = compile_file(demo.EXAMPLE / "flights.py")[0]
+    model = vars(bundle.load_module(demo.EXAMPLE / "flights.py", "flights"))["flights"]
+    table = demo.load_data().flights()
+    seen = table.filter(before(table, story.until))
+    first = datetime.fromisoformat(decided[0]["data_time"])
+    settings = Settings(history_until=first + MICROSECOND, live_from=story.live_from, params=chosen, tracks=("ctloop",))
+    replayed = replay(compiled.manifest, model, seen, settings).decisions
+    ours = {moment(one["data_time"]): one for one in decided[1:]}
+    theirs = {one.data_time: one for one in replayed[1:]}
+    assert replayed[0].acts
+    assert set(ours) == {at for at in theirs if at <= max(ours)}
+    for at, one in ours.items():
+        assert (one["outcome"] == "acted") == theirs[at].acts, at
+        assert_same_tree(one["tree"], theirs[at].tree.model_dump(mode="json"), at)
+
+
+def all_decisions(client: Client) -> list[dict[str, Any]]:
+    """Every decision of training, oldest first."""
+    call = Call("training", "GET", f"/v1/models/{demo.MODEL}/decisions", {"limit": 500})
+    return list(reversed(client._do(call)["items"]))
+
+
+def promoted_runs(client: Client) -> list[tuple[int, dict[str, Any]]]:
+    """Runs that were promoted with their versions."""
+    found = client._do(Call("training", "GET", f"/v1/models/{demo.MODEL}/runs", {"limit": 500}))["items"]
+    by_id = {one["id"]: one for one in found}
+    moves = client._do(Call("registry", "GET", f"/v1/models/{demo.MODEL}/history"))["items"]
+    versions = {one["version"]: client.why(demo.MODEL, one["version"])["run_id"] for one in moves}
+    return [(version, by_id[run_id]) for version, run_id in sorted(versions.items())]
+
+
+def before(table: Any, until: datetime) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.less(table.column("departs"), pa.scalar(until, pa.timestamp("us", "UTC")))
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def assert_same_tree(ours: dict[str, Any], theirs: dict[str, Any], at: datetime) -> None:
+    """The same nodes with the same values, numbers to four digits (ONNX answers in 32 bits)."""
+    assert ours["text"] == theirs["text"], at
+    mine, other = ours.get("value"), theirs.get("value")
+    if isinstance(mine, float) and isinstance(other, float):
+        assert math.isclose(mine, other, rel_tol=1e-3, abs_tol=1e-4), (at, ours["text"], mine, other)
+    else:
+        assert mine == other, (at, ours["text"], mine, other)
+    for left, right in zip(ours.get("args", ()), theirs.get("args", ()), strict=True):
+        assert_same_tree(left, right, at)
