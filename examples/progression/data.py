@@ -1,6 +1,7 @@
 """scikit-learn's diabetes data as visits: one a day, the label known a year after the visit."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 from sklearn.datasets import load_diabetes
@@ -10,7 +11,7 @@ FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 
 def visits() -> pa.Table:
     """All visits with ``progression`` and ``observed_at``."""
-    found = load_diabetes(scaled=False)
+    found: Any = load_diabetes(scaled=False)
     days = [FIRST + timedelta(days=number) for number in range(len(found.target))]
     columns = {name: found.data[:, place] for place, name in enumerate(found.feature_names)}
     return pa.table(
