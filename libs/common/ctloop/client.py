@@ -18,7 +18,9 @@ ARROW_STREAM = "application/vnd.apache.arrow.stream"
 CHUNK_ROWS = 20_000
 """Rows per request; the door splits further for the bus."""
 TIMEOUT = httpx.Timeout(30.0, connect=3.0)
-ATTEMPTS = 5
+PATIENCE_SECONDS = 10.0
+"""How long a request that may be repeated is tried again."""
+NOT_NOW = (429, 503)
 BY_STATUS = {401: "CT9006", 403: "CT9006", 404: "CT9002", 409: "CT9003", 412: "CT9003", 422: "CT9007", 503: "CT9004"}
 
 
@@ -117,14 +119,35 @@ def problem_of(answer: httpx.Response) -> Problem:
     return Problem(code, cause, said.get("hint", ""), title=title)
 
 
+class NotNow(Exception):
+    """A service cannot answer at the moment and says so; asking again is right."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        super().__init__(f"{answer.status_code}")
+        self.problem = problem_of(answer)
+
+
 def _result(answer: httpx.Response) -> Any:
+    if answer.status_code in NOT_NOW:
+        raise NotNow(answer)
     if answer.is_error:
         raise problem_of(answer)
     return answer.json()
 
 
-def _unreachable(call: Call, url: str, error: Exception) -> Problem:
+def _failed(call: Call, url: str, error: Exception) -> Problem:
+    if isinstance(error, NotNow):
+        return error.problem
     return Problem("CT9004", f"{call.service} at {url or 'no known address'}: {type(error).__name__}", "ctloop status")
+
+
+def _patience(call: Call, seconds: float) -> dict[str, Any]:
+    """How long a request is tried again; one that may not be repeated is tried once."""
+    attempts = None if call.repeats else 1
+    return {"on": PASSING, "attempts": attempts, "timeout": seconds, "wait_max": 1.0, "wait_jitter": 0.2}
+
+
+PASSING = (httpx.TransportError, NotNow)
 
 
 class _Calls:
@@ -222,8 +245,15 @@ class _Calls:
 class Client(_Calls):
     """ctloop over HTTP; requests that may be repeated are tried again for a while."""
 
-    def __init__(self, *, data_dir: Path | None = None, urls: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        data_dir: Path | None = None,
+        urls: Mapping[str, str] | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._urls = dict(urls) if urls is not None else service_urls(data_dir)
+        self._patience = patience_seconds
         self._http = httpx.Client(timeout=TIMEOUT)
 
     def __enter__(self) -> Self:
@@ -257,9 +287,8 @@ class Client(_Calls):
         import stamina
 
         url = self._urls.get(call.service, "")
-        attempts = ATTEMPTS if call.repeats else 1
         try:
-            for attempt in stamina.retry_context(on=httpx.TransportError, attempts=attempts, timeout=20):
+            for attempt in stamina.retry_context(**_patience(call, self._patience)):
                 with attempt:
                     return _result(
                         self._http.request(
@@ -270,16 +299,23 @@ class Client(_Calls):
                             headers=dict(call.headers),
                         )
                     )
-        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-            raise _unreachable(call, url, error) from error
+        except (*PASSING, httpx.UnsupportedProtocol) as error:
+            raise _failed(call, url, error) from error
         raise AssertionError("the last attempt returns or raises")
 
 
 class AsyncClient(_Calls):
     """The same, awaited."""
 
-    def __init__(self, *, data_dir: Path | None = None, urls: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        data_dir: Path | None = None,
+        urls: Mapping[str, str] | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._urls = dict(urls) if urls is not None else service_urls(data_dir)
+        self._patience = patience_seconds
         self._http = httpx.AsyncClient(timeout=TIMEOUT)
 
     async def __aenter__(self) -> Self:
@@ -301,9 +337,8 @@ class AsyncClient(_Calls):
         import stamina
 
         url = self._urls.get(call.service, "")
-        attempts = ATTEMPTS if call.repeats else 1
         try:
-            async for attempt in stamina.retry_context(on=httpx.TransportError, attempts=attempts, timeout=20):
+            async for attempt in stamina.retry_context(**_patience(call, self._patience)):
                 with attempt:
                     return _result(
                         await self._http.request(
@@ -314,6 +349,6 @@ class AsyncClient(_Calls):
                             headers=dict(call.headers),
                         )
                     )
-        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-            raise _unreachable(call, url, error) from error
+        except (*PASSING, httpx.UnsupportedProtocol) as error:
+            raise _failed(call, url, error) from error
         raise AssertionError("the last attempt returns or raises")

@@ -124,7 +124,7 @@ def run(stack: Any, began: float, weeks: int, between: Callable[[int], None] | N
     data = load_data()
     watched, tally = Watched(began), Tally()
     compiled = compile_file(EXAMPLE / "flights.py")[0]
-    with Client(urls=stack.urls) as client:
+    with Client(urls=stack.urls, patience_seconds=PATIENCE_SECONDS) as client:
         threading.Thread(target=listen, args=(stack, watched), daemon=True).start()
         wait_until_known(client, client.apply(compiled.manifest, compiled.bundle))
         table = data.flights()

@@ -1,5 +1,6 @@
 """Entry of the command: every failure ends as a four-part problem and an exit code that means something."""
 
+import logging
 import sys
 
 import typer
@@ -24,6 +25,7 @@ def main() -> None:
     for part in (demo, declaring, running, asking, operating):
         part.register(app)
     as_json = "--json" in sys.argv
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # that a request is tried again is no news
     try:
         app(standalone_mode=True)
     except Problem as problem:

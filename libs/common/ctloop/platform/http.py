@@ -1,5 +1,6 @@
 """Errors over HTTP as RFC 9457 problems, the same for every service."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -40,8 +41,21 @@ def problem(
     )
 
 
-def install_problems(app: FastAPI) -> None:
-    """Answer every failure of an API with a problem, never with a stack or an HTML page."""
+def install_problems(app: FastAPI, passing: Sequence[type[Exception]] = ()) -> None:
+    """Answer every failure of an API with a problem, never with a stack or an HTML page.
+
+    ``passing``: failures of what the service rests on; asking again in a moment is right.
+    """
+
+    async def on_passing(request: Request, error: Exception) -> JSONResponse:
+        answer = problem(
+            503, "CT5030", "a part of the stack does not answer now", detail=type(error).__name__, hint="try again"
+        )
+        answer.headers["Retry-After"] = "1"
+        return answer
+
+    for kind in passing:
+        app.add_exception_handler(kind, on_passing)
 
     async def on_problem(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ProblemResponse)
@@ -59,6 +73,10 @@ def install_problems(app: FastAPI) -> None:
         ]
         return problem(422, "CT4220", "the request does not fit the API", detail=found[0]["detail"], errors=found)
 
+    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+        return problem(500, "CT5000", "this should not have happened", detail="the log has it, under this trace")
+
+    app.add_exception_handler(Exception, on_bug)
     app.add_exception_handler(ProblemResponse, on_problem)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
