@@ -14,6 +14,7 @@ from ctloop.cli import demo
 from ctloop.client import Call, Client
 from ctloop.compiler import compile_file
 from ctloop.local.state import Stack
+from ctloop.policy.decide import WORSE
 from ctloop.replay import Settings, replay
 
 pytestmark = [pytest.mark.e2e, pytest.mark.stack, pytest.mark.timeout(1500)]
@@ -58,19 +59,25 @@ def test_each_process_killed_once_the_story_ends_the_same(story: demo.Story) -> 
 
 def test_replay_decides_as_the_services_did(story: demo.Story, stack: Stack) -> None:
     """Decision by decision: data time, action, and the value of every node."""
-    with Client(urls=stack.urls) as client:
+    with Client(urls=stack.urls, patience_seconds=60) as client:
         decided = all_decisions(client)
         chosen = {number: dict(run["trained"]["params"]) for number, run in promoted_runs(client)}
     compiled = compile_file(demo.EXAMPLE / "flights.py")[0]
     model = vars(bundle.load_module(demo.EXAMPLE / "flights.py", "flights"))["flights"]
     table = demo.load_data().flights()
     seen = table.filter(before(table, story.until))
-    first = datetime.fromisoformat(decided[0]["data_time"])
-    settings = Settings(history_until=first + MICROSECOND, live_from=story.live_from, params=chosen, tracks=("ctloop",))
+    first = next(one for one in decided if one["outcome"] == "acted")
+    settings = Settings(
+        history_until=moment(first["data_time"]) + MICROSECOND,
+        live_from=story.live_from,
+        params=chosen,
+        tracks=("ctloop",),
+    )
     replayed = replay(compiled.manifest, model, seen, settings).decisions
-    ours = {moment(one["data_time"]): one for one in decided[1:]}
-    theirs = {one.data_time: one for one in replayed[1:]}
+    ours = {moment(one["data_time"]): one for one in decided if one["tree"]["text"] == WORSE}
+    theirs = {one.data_time: one for one in replayed if one.tree.text == WORSE}
     assert replayed[0].acts
+    assert ours
     assert set(ours) == {at for at in theirs if at <= max(ours)}
     for at, one in ours.items():
         assert (one["outcome"] == "acted") == theirs[at].acts, at

@@ -15,7 +15,7 @@ import httpx
 from ctloop.problems import Problem
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
-CHUNK_ROWS = 20_000
+CHUNK_ROWS = 50_000
 """Rows per request; the door splits further for the bus."""
 TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 PATIENCE_SECONDS = 10.0

@@ -38,12 +38,27 @@ def gate_rows(labelled: int) -> int:
 
 
 def split(times: NDArray[np.int64]) -> Split | None:
-    """The parts of labelled rows with these event times; None below SMALLEST rows. Ties keep their order."""
+    """The parts of labelled rows with these event times; None below SMALLEST rows. Ties keep their order.
+
+    Rows of one time are on one side of a cut wherever that leaves both sides enough, so that the gate's rows are those
+    of its window and nothing else names them.
+    """
     rows = len(times)
     if rows < SMALLEST:
         return None
     order = np.argsort(times, kind="stable").astype(np.int64)
+    ordered = times[order]
     gate = gate_rows(rows)
     search = int((rows - gate) * GATE_SHARE / (1 - GATE_SHARE)) if rows < FEW else min(gate, (rows - gate) // 2)
-    cut = rows - gate - search
-    return Split(order[:cut], order[cut : rows - gate], order[rows - gate :])
+    late = _between_times(ordered, rows - gate)
+    early = min(rows - gate - search, late)
+    return Split(order[:early], order[early:late], order[late:])
+
+
+def _between_times(ordered: NDArray[np.int64], place: int) -> int:
+    """The nearest place to cut where the time changes; the place itself where one time takes up half of a side."""
+    left = int(np.searchsorted(ordered, ordered[place], side="left"))
+    if left >= place // 2 and left > 0:
+        return left
+    right = int(np.searchsorted(ordered, ordered[place], side="right"))
+    return right if right < place + (len(ordered) - place) // 2 else place

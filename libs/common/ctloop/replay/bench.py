@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ctloop.events.manifest import Manifest
 from ctloop.events.values import Measured, Parity, Window
@@ -107,7 +108,9 @@ class Bench:
         random.seed(self.manifest.seed)
         np.random.seed(self.manifest.seed % 2**32)
         started = time.perf_counter()
-        estimator = self.model.fit(self.rows.X.iloc[chosen], self.rows.y[chosen], **params)
+        threads = max(1, int(self.manifest.resources.cpus))  # sums of several threads round differently: as a run has it
+        with threadpool_limits(limits=threads):
+            estimator = self.model.fit(self.rows.X.iloc[chosen], self.rows.y[chosen], **params)
         return estimator, time.perf_counter() - started
 
     def train(self, decision: Decision, version: int) -> Fitted | None:
