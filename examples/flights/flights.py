@@ -26,7 +26,7 @@ class Flight(ct.Record, id="flight", time="departs"):
     late: bool = ct.label()  # comes when the flight has landed, under the same id
 
 
-@ct.model(Flight, metric="log_loss", report=["auc"], owner="ops@example.org")
+@ct.model(Flight, metric="log_loss", report=["auc"], cpus=2, owner="ops@example.org")
 def flights(X, y, *, learning_rate: float = ct.log(0.02, 0.3), leaves: int = ct.integer(8, 64)):
     words = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
     columns = make_column_transformer((words, ["carrier", "origin", "dest"]), remainder="passthrough")

@@ -45,7 +45,8 @@ def story(stack: Stack) -> Iterator[demo.Story]:
         if left:
             ctloop.local.kill(stack.data_dir, left.pop(0))
 
-    told = demo.run(stack, time.monotonic(), WEEKS, between=kill_one)
+    data = demo.load_data()
+    told = demo.run(stack, time.monotonic(), WEEKS, data, data.flights(), between=kill_one)
     while left:  # the story was over early: the rest must not end the stack either
         ctloop.local.kill(stack.data_dir, left.pop(0))
     yield told

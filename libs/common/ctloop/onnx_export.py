@@ -31,6 +31,14 @@ class Exported:
     parity: Parity
 
 
+def prepare() -> None:
+    """Import the converters now, for a process whose first export should not pay for it (seconds)."""
+    _mend_onnx_attributes()
+    import skl2onnx  # noqa: F401 imported for later
+
+    _register_lightgbm()
+
+
 def check_estimator(estimator: Any, spec: RecordSpec) -> None:
     """Raises Problem CT3101 when the fit function returned no fitted estimator of the task."""
     classifies = spec.label is not None and (spec.label.kind in ("boolean", "string") or spec.label.allowed is not None)

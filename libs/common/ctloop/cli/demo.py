@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,11 +102,14 @@ def demo(
 
     line(0.0, "starting", "kafka 4.4 · postgres 18 · s3 · mlflow · ray", "real ones, on loopback")
     began = time.monotonic()
-    stack = ctloop.local.up(on_progress=None)
+    data = load_data()
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(data.flights)
+        stack = ctloop.local.up(on_progress=None)
     parts = f"{sum(1 for one in stack.processes if one.is_ready)} processes"
     line(time.monotonic() - began, "ready", parts, f"model file: {EXAMPLE / 'flights.py'}")
     try:
-        good = run(stack, began, weeks).good
+        good = run(stack, began, weeks, data, reading.result()).good
     finally:
         if keep:
             for name, url in stack.urls.items():
@@ -115,19 +119,19 @@ def demo(
     raise typer.Exit(0 if good else int(Exit.NO))
 
 
-def run(stack: Any, began: float, weeks: int, between: Callable[[int], None] | None = None) -> Story:
+def run(
+    stack: Any, began: float, weeks: int, data: Any, table: Any, between: Callable[[int], None] | None = None
+) -> Story:
     """Apply, send January, then week by week; ``between`` is called before each week with its number."""
     from ctloop.cli.declaring import wait_until_known
     from ctloop.client import Client
     from ctloop.compiler import compile_file
 
-    data = load_data()
     watched, tally = Watched(began), Tally()
     compiled = compile_file(EXAMPLE / "flights.py")[0]
     with Client(urls=stack.urls, patience_seconds=PATIENCE_SECONDS) as client:
         threading.Thread(target=listen, args=(stack, watched), daemon=True).start()
         wait_until_known(client, client.apply(compiled.manifest, compiled.bundle))
-        table = data.flights()
         _, records, labels = next(iter(data.batches(table, HISTORY_START, HISTORY_END, HISTORY_END - HISTORY_START)))
         send(client, with_dirt(records), labels, tally, began, "Jan 01-27")
         settle(watched, tally)

@@ -108,7 +108,9 @@ class Bench:
         random.seed(self.manifest.seed)
         np.random.seed(self.manifest.seed % 2**32)
         started = time.perf_counter()
-        threads = max(1, int(self.manifest.resources.cpus))  # sums of several threads round differently: as a run has it
+        threads = max(
+            1, int(self.manifest.resources.cpus)
+        )  # sums of several threads round differently: as a run has it
         with threadpool_limits(limits=threads):
             estimator = self.model.fit(self.rows.X.iloc[chosen], self.rows.y[chosen], **params)
         return estimator, time.perf_counter() - started

@@ -59,7 +59,7 @@ def main() -> None:
             metrics_export_port=metrics,
             min_worker_port=first,
             max_worker_port=last,
-            num_cpus=os.cpu_count(),
+            num_cpus=max(2, os.cpu_count() or 1),  # shares of a machine, not a promise: a run may ask for two
             object_store_memory=OBJECT_STORE_BYTES,
             plasma_directory=plasma_directory(temp),
             temp_dir=str(temp),
