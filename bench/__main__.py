@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-ALL = ("delivery",)
+ALL = ("delivery", "loop", "replay")
 
 
 def main(names: list[str]) -> None:
