@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,7 @@ class Exported:
 def prepare() -> None:
     """Import the converters now, for a process whose first export should not pay for it (seconds)."""
     _mend_onnx_attributes()
-    import skl2onnx  # noqa: F401 imported for later
-
+    import_module("skl2onnx")
     _register_lightgbm()
 
 
