@@ -193,7 +193,7 @@ def on(stack: Stack, folder: Path) -> dict[str, Any]:
         first = first_loop(client, folder)
         platform = sorted(one_loop(client, number) for number in range(1, LOOPS + 1))
         kills = [kill_to_event(client, stack, "validation", number) for number in range(KILLS)]
-        latencies = {one["name"]: one["p95_seconds"] for one in client._do(hops())["items"]}
+        latencies = {one["name"]: one["p95_seconds"] for one in client.latencies()["items"]}
     return idle | {
         "first_loop": first,
         "platform_p50": statistics.median(platform),
@@ -202,13 +202,6 @@ def on(stack: Stack, folder: Path) -> dict[str, Any]:
         "said_to_heard_p95": latencies.get("said to heard"),
         "help": help_seconds(),
     }
-
-
-def hops() -> Any:
-    """The console's latencies."""
-    from ctloop.client import Call
-
-    return Call("console", "GET", "/v1/latencies")
 
 
 if __name__ == "__main__":

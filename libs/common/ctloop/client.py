@@ -217,6 +217,14 @@ class _Calls:
         """The newest facts, oldest first."""
         return self._do(Call("console", "GET", "/v1/timeline", {"limit": limit} | ({"model": model} if model else {})))
 
+    def facts(self) -> Any:
+        """How many facts of each kind were heard."""
+        return self._do(Call("console", "GET", "/v1/facts"))
+
+    def latencies(self) -> Any:
+        """Seconds from said to heard, and from each kind of fact to the one it caused."""
+        return self._do(Call("console", "GET", "/v1/latencies"))
+
     def predict(self, model: str, rows: Any) -> Any:
         """Predictions for one row or many, each with version, digest, epoch and prediction id."""
         return self._do(predict_call(model, rows))

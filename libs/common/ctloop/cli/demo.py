@@ -271,6 +271,11 @@ def closing(client: Any, watched: Watched, tally: Tally, began: float) -> bool:
     print(
         f"\n  requests {tally.asked:,} · failed {tally.failed} · rows sent {tally.sent:,} · lost {lost} · applied twice {twice}"
     )
+    heard = sum(one["facts"] for one in client.facts()["items"])
+    hop = next((one["p95_seconds"] for one in client.latencies()["items"] if one["name"] == "said to heard"), 0.0)
+    print(
+        f"  facts {heard:,} · hop p95 {1000 * hop:.0f} ms (said to heard) · one trace per loop: ctloop loop show {MODEL} 1"
+    )
     if closed:
         newest = client.champion(MODEL)
         print(f"  why {MODEL}@{newest['version']}?  {client.why(MODEL, newest['version'])['sentence']}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter as CountOf
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -103,7 +104,7 @@ class Chunks:
 
     async def _sort(self, connection: Any, arrivals: Sequence[Arrival], fenced: Fenced) -> list[Arrival]:
         """Quarantine what cannot be read, park what must wait behind an earlier one, drop repeats; the rest is to do."""
-        fresh, todo = set(fenced.fresh), list[Arrival]()
+        fresh, todo, outcomes = set(fenced.fresh), list[Arrival](), CountOf[str]()
         for arrival in arrivals:
             raw, outcome = arrival.raw, "processed"
             if (raw.source, raw.id) not in fresh:
@@ -117,7 +118,9 @@ class Chunks:
             else:
                 todo.append(arrival)
             fresh.discard((raw.source, raw.id))
-            CONSUMED.labels(self.edge.service, raw.topic, outcome).inc()
+            outcomes[outcome] += 1
+        for outcome, records in outcomes.items():
+            CONSUMED.labels(self.edge.service, arrivals[0].raw.topic, outcome).inc(records)
         return todo
 
     async def _effects(self, connection: Any, todo: Sequence[Arrival]) -> tuple[Said, ...]:

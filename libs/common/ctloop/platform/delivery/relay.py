@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
+import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
@@ -95,7 +95,7 @@ class Relay:
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 for row in rows:
-                    headers = [(name, value.encode("latin-1")) for name, value in json.loads(row["headers"])]
+                    headers = [(name, value.encode("latin-1")) for name, value in orjson.loads(row["headers"])]
                     futures.append(
                         await self._producer.send(row["topic"], row["payload"], key=row["key"], headers=headers)
                     )

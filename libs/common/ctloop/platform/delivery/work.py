@@ -1,11 +1,12 @@
 """The unit of work a handler is given: one transaction with its cause, its time and its ids."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID, uuid5
+
+import orjson
 
 from ctloop.events.envelope import Envelope, Event, derived_id
 from ctloop.platform.delivery.hears import Said
@@ -85,7 +86,8 @@ async def save_outbox(connection: Any, events: Sequence[Said], prefix: str, chan
     if not events:
         return
     headers = [
-        json.dumps([(name, value.decode("latin-1")) for name, value in one.envelope.headers()]) for one in events
+        orjson.dumps([(name, value.decode("latin-1")) for name, value in one.envelope.headers()]).decode()
+        for one in events
     ]
     await connection.execute(
         """WITH fresh AS (

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from opentelemetry import trace
-from opentelemetry.propagate import inject
 
 from ctloop.events.envelope import Envelope
 from ctloop.platform.jobs.job import Job, Timer
@@ -15,11 +14,9 @@ JOB_TYPE = "io.ctloop.job."
 
 
 def current_traceparent() -> str | None:
-    """W3C traceparent of the current span, if there is one."""
-    carrier: dict[str, str] = {}
-    if trace.get_current_span().get_span_context().is_valid:
-        inject(carrier)
-    return carrier.get("traceparent")
+    """W3C traceparent of the current span, if there is one; written out: a propagator costs ten times as much."""
+    span = trace.get_current_span().get_span_context()
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}" if span.is_valid else None
 
 
 class JobQueue:
