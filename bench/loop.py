@@ -4,8 +4,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from ctloop.compiler import compile_file
 from ctloop.local.state import Stack
 from ctloop.problems import Problem
 
-LOOPS, KILLS, IDLE_SECONDS, PATIENCE = 100, 5, 30.0, 90.0
+LOOPS, KILLS, PATIENCE = 100, 5, 90.0
+SETTLE_SECONDS, IDLE_SECONDS = 10.0, 60.0
 FIRST = datetime(2020, 1, 1, tzinfo=UTC)
 MODEL = '''
 from datetime import datetime
@@ -97,6 +100,26 @@ def first_loop(client: Client, folder: Path) -> float:
     client.send("tick", ticks(0, 1000))
     until(lambda: loops(client, "closed"), "first loop")
     return time.monotonic() - began
+
+
+@contextmanager
+def application(stack: Stack) -> Generator[None]:
+    """Somebody who asks for a prediction twenty times a second, as soon as there is a model."""
+    over = threading.Event()
+
+    def ask() -> None:
+        with Client(urls=stack.urls, patience_seconds=0) as client:
+            while not over.wait(0.05):
+                with suppress(Problem):
+                    client.predict("ticks", {"x": 0.5})
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def kill_to_event(client: Client, stack: Stack, service: str, number: int) -> float:
@@ -189,9 +212,11 @@ GOALS = {
 def on(stack: Stack, folder: Path) -> dict[str, Any]:
     """What is measured on a running stack."""
     with Client(urls=stack.urls, patience_seconds=60) as client:
+        time.sleep(SETTLE_SECONDS)
         idle = memory_and_idle(stack)
-        first = first_loop(client, folder)
-        platform = sorted(one_loop(client, number) for number in range(1, LOOPS + 1))
+        with application(stack):
+            first = first_loop(client, folder)
+            platform = sorted(one_loop(client, number) for number in range(1, LOOPS + 1))
         kills = [kill_to_event(client, stack, "validation", number) for number in range(KILLS)]
         latencies = {one["name"]: one["p95_seconds"] for one in client.latencies()["items"]}
     return idle | {

@@ -3,19 +3,16 @@
 import math
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 import ctloop.local
-from ctloop import bundle
-from ctloop.cli import demo
-from ctloop.client import Call, Client
-from ctloop.compiler import compile_file
+from ctloop.cli import demo, demo_closing
+from ctloop.client import Client
 from ctloop.local.state import Stack
-from ctloop.policy.decide import WORSE
-from ctloop.replay import Settings, replay
+from ctloop.policy.decide import DEFAULT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.stack, pytest.mark.timeout(1500)]
 WEEKS = 16
@@ -33,7 +30,6 @@ VICTIMS = (
     "mlflow",
 )
 """training is killed by the demo itself, in the middle of its second run."""
-MICROSECOND = timedelta(microseconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,59 +48,26 @@ def story(stack: Stack) -> Iterator[demo.Story]:
     yield told
 
 
-def test_each_process_killed_once_the_story_ends_the_same(story: demo.Story) -> None:
+def test_each_process_killed_once_the_story_ends_the_same(story: demo.Story, stack: Stack) -> None:
     """Two loops closed, one because performance was lost; no request failed; nothing lost or applied twice."""
-    assert story.good
+    with Client(urls=stack.urls, patience_seconds=60) as client:
+        assert demo_closing.closing(client, story)
     assert set(story.live_from) == {1, 2}
 
 
 def test_replay_decides_as_the_services_did(story: demo.Story, stack: Stack) -> None:
     """Decision by decision: data time, action, and the value of every node."""
     with Client(urls=stack.urls, patience_seconds=60) as client:
-        decided = all_decisions(client)
-        chosen = {number: dict(run["trained"]["params"]) for number, run in promoted_runs(client)}
-    compiled = compile_file(demo.EXAMPLE / "flights.py")[0]
-    model = vars(bundle.load_module(demo.EXAMPLE / "flights.py", "flights"))["flights"]
-    table = demo.load_data().flights()
-    seen = table.filter(before(table, story.until))
-    first = next(one for one in decided if one["outcome"] == "acted")
-    settings = Settings(
-        history_until=moment(first["data_time"]) + MICROSECOND,
-        live_from=story.live_from,
-        params=chosen,
-        tracks=("ctloop",),
-    )
-    replayed = replay(compiled.manifest, model, seen, settings).decisions
-    ours = {moment(one["data_time"]): one for one in decided if one["tree"]["text"] == WORSE}
-    theirs = {one.data_time: one for one in replayed if one.tree.text == WORSE}
+        decided = client.decisions(demo.MODEL, limit=500)["items"]
+    replayed = demo_closing.replayed(story, demo.load_data().flights()).decisions
+    ours = {moment(one["data_time"]): one for one in decided if one["tree"]["text"] == DEFAULT}
+    theirs = {one.data_time: one for one in replayed if one.tree.text == DEFAULT}
     assert replayed[0].acts
     assert ours
     assert set(ours) == {at for at in theirs if at <= max(ours)}
     for at, one in ours.items():
         assert (one["outcome"] == "acted") == theirs[at].acts, at
         assert_same_tree(one["tree"], theirs[at].tree.model_dump(mode="json"), at)
-
-
-def all_decisions(client: Client) -> list[dict[str, Any]]:
-    """Every decision of training, oldest first."""
-    call = Call("training", "GET", f"/v1/models/{demo.MODEL}/decisions", {"limit": 500})
-    return list(reversed(client._do(call)["items"]))
-
-
-def promoted_runs(client: Client) -> list[tuple[int, dict[str, Any]]]:
-    """Runs that were promoted with their versions."""
-    found = client._do(Call("training", "GET", f"/v1/models/{demo.MODEL}/runs", {"limit": 500}))["items"]
-    by_id = {one["id"]: one for one in found}
-    moves = client._do(Call("registry", "GET", f"/v1/models/{demo.MODEL}/history"))["items"]
-    versions = {one["version"]: client.why(demo.MODEL, one["version"])["run_id"] for one in moves}
-    return [(version, by_id[run_id]) for version, run_id in sorted(versions.items())]
-
-
-def before(table: Any, until: datetime) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    return pc.less(table.column("departs"), pa.scalar(until, pa.timestamp("us", "UTC")))
 
 
 def moment(text: str) -> datetime:

@@ -181,6 +181,14 @@ class _Calls:
         """Train now."""
         return self._post("training", f"/v1/models/{model}/retrain", {"reason": reason})
 
+    def runs(self, model: str, limit: int = 50) -> Any:
+        """Runs of a model, newest first, with the progress of the open one."""
+        return self._do(Call("training", "GET", f"/v1/models/{model}/runs", {"limit": limit}))
+
+    def decisions(self, model: str, limit: int = 50) -> Any:
+        """Decisions about a model, newest first, acted on or not, each with its condition's values."""
+        return self._do(Call("training", "GET", f"/v1/models/{model}/decisions", {"limit": limit}))
+
     def loops(self, model: str | None = None, limit: int = 50) -> Any:
         """Loops, newest first."""
         return self._do(Call("console", "GET", "/v1/loops", {"limit": limit} | ({"model": model} if model else {})))

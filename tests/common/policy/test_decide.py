@@ -133,6 +133,24 @@ def test_cooldown_budget_and_a_running_run_hold_it_back() -> None:
     assert decide(ended, replace(RULE, runs_per_day=2, cooldown=timedelta(0)), decision.now + WEEK / 14).acts
 
 
+def test_a_heartbeat_renews_what_was_learned() -> None:
+    """Nothing is wrong, but the champion's four weeks are all over: try anew, and wait twice as long after a refusal."""
+    calm = [measured(week, 0.5, 0.1) for week in range(4)]
+    assert not after(*calm[:3])[1].acts
+    state, decision = after(*calm)
+    assert decision.acts and decision.trigger == "heartbeat"
+    assert decision.reason == "28 days since the last run, the champion learned from 28: all of it may be renewed"
+    refused = state.on_decided(decision, "run").on_refused(decision.now)
+    assert not decide(refused, RULE, decision.now + 7 * WEEK).acts
+    assert decide(refused, RULE, decision.now + 8 * WEEK).acts
+
+
+def test_a_heartbeat_without_labels_waits() -> None:
+    """There would be nothing new to learn."""
+    unlabelled = [measured(week, 0.5, 0.1, labels=0) for week in range(2, 6)]
+    assert not after(*unlabelled)[1].acts
+
+
 def test_no_labels_is_no_evidence() -> None:
     """Unknown does not fire."""
     _, decision = after(measured(0, 0.5, 0.1, labels=0))

@@ -5,10 +5,12 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +23,14 @@ EXAMPLE = Path(__file__).resolve().parents[4] / "examples" / "flights"
 MODEL, DATASET = "flights", "flight"
 HISTORY_START, HISTORY_END = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 28, tzinfo=UTC)
 LAST = datetime(2013, 9, 2, tzinfo=UTC)
+STORY_SECONDS = 70.0
+"""After two closed loops the story goes on until a gate has refused something, but not for longer than this."""
+ASK_SECONDS = 0.05
 WEEK = timedelta(days=7)
 ROWS = 1_000
 QUIET_SECONDS = 0.6
 PATIENCE_SECONDS = 120.0
+BAR = "▇"
 SHOWN = frozenset(
     {
         *("DataValidated", "RetrainDecided", "TrainingStarted", "ModelTrained", "TrainingFailed"),
@@ -52,6 +58,11 @@ class Watched:
         return [one for one in list(self.facts) if one["fact"] == name]
 
     @property
+    def refused(self) -> bool:
+        """Whether a gate has refused a candidate."""
+        return any(one["data"].get("verdict") == "failed" for one in self.all("ModelValidated"))
+
+    @property
     def loop_open(self) -> bool:
         """A decision was acted on whose loop has not ended."""
         ended = {"ModelDeployed", "TrainingFailed"}
@@ -74,23 +85,24 @@ class Watched:
 
 
 @dataclass
-class Story:
-    """How a run went."""
-
-    good: bool
-    live_from: dict[int, datetime]
-    """Data time from which each version answered."""
-    until: datetime
-    """Data time up to which everything was sent."""
-
-
-@dataclass
 class Tally:
     """What was sent and asked."""
 
     sent: int = 0
     asked: int = 0
     failed: int = 0
+
+
+@dataclass
+class Story:
+    """How a run went."""
+
+    watched: Watched
+    tally: Tally
+    live_from: dict[int, datetime]
+    """Data time from which each version answered."""
+    until: datetime
+    """Data time up to which everything was sent."""
 
 
 def demo(
@@ -109,7 +121,7 @@ def demo(
     parts = f"{sum(1 for one in stack.processes if one.is_ready)} processes"
     line(time.monotonic() - began, "ready", parts, f"model file: {EXAMPLE / 'flights.py'}")
     try:
-        good = run(stack, began, weeks, data, reading.result()).good
+        good = told(stack, began, weeks, data, reading.result())
     finally:
         if keep:
             for name, url in stack.urls.items():
@@ -119,8 +131,28 @@ def demo(
     raise typer.Exit(0 if good else int(Exit.NO))
 
 
+def told(stack: Any, began: float, weeks: int, data: Any, table: Any) -> bool:
+    """The story and its closing table; whether all went well."""
+    from ctloop.cli import demo_closing
+    from ctloop.client import Client
+
+    story = run(stack, began, weeks, data, table, seconds=STORY_SECONDS)
+    with Client(urls=stack.urls, patience_seconds=PATIENCE_SECONDS) as client:
+        good = demo_closing.closing(client, story)
+        demo_closing.compare(story, table)
+        demo_closing.ending(client, time.monotonic() - began)
+    return good
+
+
 def run(
-    stack: Any, began: float, weeks: int, data: Any, table: Any, between: Callable[[int], None] | None = None
+    stack: Any,
+    began: float,
+    weeks: int,
+    data: Any,
+    table: Any,
+    *,
+    seconds: float = 0.0,
+    between: Callable[[int], None] | None = None,
 ) -> Story:
     """Apply, send January, then week by week; ``between`` is called before each week with its number."""
     from ctloop.cli.declaring import wait_until_known
@@ -134,19 +166,21 @@ def run(
         wait_until_known(client, client.apply(compiled.manifest, compiled.bundle))
         _, records, labels = next(iter(data.batches(table, HISTORY_START, HISTORY_END, HISTORY_END - HISTORY_START)))
         send(client, with_dirt(records), labels, tally, began, "Jan 01-27")
-        settle(watched, tally)
+        settle(client, watched, tally)
         live_from, until = {1: HISTORY_END}, HISTORY_END
         last = min(LAST, HISTORY_END + weeks * WEEK)
-        for week, (until, records, labels) in enumerate(data.batches(table, HISTORY_END, last, WEEK)):
-            if between is not None:
-                between(week)
-            ask(client, records, tally)
-            send(client, records, labels, tally, began, f"{until - WEEK:%b %d}")
-            settle(watched, tally)
-            live_from.setdefault(client.champion(MODEL)["version"], until)
-            if len(live_from) >= 2 and week >= weeks_after(live_from):
-                break
-        return Story(closing(client, watched, tally, began), live_from, until)
+        with asking_all_along(stack, records, tally):
+            for week, (until, records, labels) in enumerate(data.batches(table, HISTORY_END, last, WEEK)):
+                if between is not None:
+                    between(week)
+                ask(client, records, tally)
+                send(client, records, labels, tally, began, f"{until - WEEK:%b %d}")
+                settle(client, watched, tally)
+                live_from.setdefault(client.champion(MODEL)["version"], until)
+                over = watched.refused or time.monotonic() - began > seconds
+                if len(live_from) >= 2 and week >= weeks_after(live_from) and over:
+                    break
+        return Story(watched, tally, live_from, until)
 
 
 def weeks_after(live_from: dict[int, datetime]) -> int:
@@ -205,7 +239,39 @@ def ask(client: Any, records: Any, tally: Tally) -> None:
             show.say(problem.text())
 
 
-def settle(watched: Watched, tally: Tally) -> None:
+@contextmanager
+def asking_all_along(stack: Any, records: Any, tally: Tally) -> Generator[None]:
+    """One request after another, also while a model is swapped; without ids, so that no label judges them."""
+    from ctloop.client import Client
+
+    rows = [
+        {name: value for name, value in row.items() if name != "flight"} for row in records.slice(0, 500).to_pylist()
+    ]
+    aside, over = Tally(), threading.Event()
+
+    def keep_asking() -> None:
+        with Client(urls=stack.urls, patience_seconds=PATIENCE_SECONDS) as client:
+            for row in cycle(rows):
+                if over.wait(ASK_SECONDS):
+                    return
+                aside.asked += 1
+                try:
+                    client.predict(MODEL, row)
+                except Problem as problem:
+                    aside.failed += 1
+                    show.say(problem.text())
+
+    thread = threading.Thread(target=keep_asking)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        tally.asked, tally.failed = tally.asked + aside.asked, tally.failed + aside.failed
+
+
+def settle(client: Any, watched: Watched, tally: Tally) -> None:
     """Wait until all that was sent is disposed of, nothing new is said, and no loop is open.
 
     Raises:
@@ -216,8 +282,23 @@ def settle(watched: Watched, tally: Tally) -> None:
         quiet = time.monotonic() - watched.last_heard > QUIET_SECONDS
         if quiet and watched.landed() >= tally.sent and not watched.loop_open:
             return
+        if watched.loop_open and sys.stdout.isatty():
+            show_trials(client, watched)
         time.sleep(0.05)
     raise Problem("CT9005", f"{watched.landed():,} of {tally.sent:,} rows disposed of; loop open: {watched.loop_open}")
+
+
+def show_trials(client: Any, watched: Watched) -> None:
+    """Progress of the open run, in place."""
+    newest = next(iter(client.runs(MODEL, limit=1)["items"]), None)
+    progress = newest["progress"] if newest and not newest["ended_at"] else {}
+    if progress.get("trials"):
+        done, trials, best = progress["trial"], progress["trials"], progress.get("best")
+        bar = BAR * done + "·" * (trials - done)
+        text = f"{bar}  trial {done} of {trials}, {progress['stage']}" + (f", best {best:.3g}" if best else "")
+        print(
+            f"\r{time.monotonic() - watched.started:6.1f}  {'training':<11} {'…':<16} {text}\x1b[K", end="", flush=True
+        )
 
 
 def listen(stack: Any, watched: Watched) -> None:
@@ -254,38 +335,7 @@ def facts(console: str) -> Iterator[dict[str, Any]]:
             time.sleep(0.2)
 
 
-def closing(client: Any, watched: Watched, tally: Tally, began: float) -> bool:
-    """The table at the end, from what was measured."""
-    loops = client.loops(MODEL)["items"]
-    closed = [one for one in loops if one["state"] == "closed"]
-    retrained = [one for one in closed if one["trigger"] in ("performance", "drift")]
-    numbers = [one["data"]["number"] for one in watched.all("DataValidated") if one["subject"] == DATASET]
-    twice, lost = len(numbers) - len(set(numbers)), tally.sent - watched.landed()
-    print()
-    for one in reversed(loops):
-        took = one["decision_to_answer_seconds"]
-        shown = (
-            f"{took:.1f} s = user {one['user_seconds']:.1f} + platform {one['platform_seconds']:.1f}" if took else ""
-        )
-        print(f"  loop {one['number']}  {one['state']:<9} {one['trigger']:<12} {shown}\n          {one['reason']}")
-    print(
-        f"\n  requests {tally.asked:,} · failed {tally.failed} · rows sent {tally.sent:,} · lost {lost} · applied twice {twice}"
-    )
-    heard = sum(one["facts"] for one in client.facts()["items"])
-    hop = next((one["p95_seconds"] for one in client.latencies()["items"] if one["name"] == "said to heard"), 0.0)
-    print(
-        f"  facts {heard:,} · hop p95 {1000 * hop:.0f} ms (said to heard) · one trace per loop: ctloop loop show {MODEL} 1"
-    )
-    if closed:
-        newest = client.champion(MODEL)
-        print(f"  why {MODEL}@{newest['version']}?  {client.why(MODEL, newest['version'])['sentence']}")
-    print(f"  {time.monotonic() - began:.0f} s")
-    row = '{"carrier":"UA","origin":"EWR","dest":"ORD","distance":719,"departs":"2013-07-01T12:00:00Z"}'
-    print(f"  try it:  curl -s {client.urls['serving']}/v1/models/{MODEL}/predict -d '{row}'")
-    return bool(len(closed) >= 2 and retrained and not tally.failed and lost == 0 and twice == 0)
-
-
 def line(seconds: float, who: str, what: str, text: str) -> None:
-    """One line of the demo."""
-    print(f"{seconds:6.1f}  {who:<11} {what:<16} {text}", flush=True)
-    sys.stdout.flush()
+    """One line of the demo, over what is shown in place."""
+    clear = "\r\x1b[K" if sys.stdout.isatty() else ""
+    print(f"{clear}{seconds:6.1f}  {who:<11} {what:<16} {text}", flush=True)

@@ -28,19 +28,19 @@ FIRST_GROWTH = 1.5
 DAY = timedelta(days=1)
 
 FIRST = f"labelled >= {SMALLEST} and labelled >= needed and not running"
-WORSE = (
-    "(loss_low > reference_high and skill_high < reference_skill or skill_high < 0) and labels >= needed"
-    " and days_since_run >= cooldown_days and runs_today < budget and not running"
+DEFAULT = (
+    "(loss_low > reference_high and skill_high < reference_skill or skill_high < 0 or days_since_run >= heartbeat_days)"
+    " and labels >= needed and days_since_run >= cooldown_days and runs_today < budget and not running"
 )
 OWN = "days_since_run >= cooldown_days and runs_today < budget and not running"
 NAMES = frozenset(
     {
         *("labelled", "needed", "running", "labels", "rows", "drift"),
         *("loss_low", "reference_high", "skill_high", "reference_skill"),
-        *("days_since_run", "cooldown_days", "runs_today", "budget"),
+        *("days_since_run", "cooldown_days", "heartbeat_days", "runs_today", "budget"),
     }
 )
-FIRST_NODE, WORSE_NODE, OWN_NODE = (compile_condition(one, NAMES) for one in (FIRST, WORSE, OWN))
+FIRST_NODE, DEFAULT_NODE, OWN_NODE = (compile_condition(one, NAMES) for one in (FIRST, DEFAULT, OWN))
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,14 @@ def decide(state: PolicyState, rule: RetrainRule, now: datetime) -> Decision:
         acts = fires(tree)
         reason = f"{rule.own.text}" if acts else f"not yet: {_blocking(tree)}"
         return Decision(acts, "condition" if acts else None, reason, tree, now, causes=causes)
-    tree = evaluate(WORSE_NODE, values)
-    acts = fires(tree)
-    reason = _worse_sentence(state, rule, values) if acts else _calm_sentence(state, rule, tree, values)
+    tree = evaluate(DEFAULT_NODE, values)
+    if not fires(tree):
+        return Decision(False, None, _calm_sentence(state, rule, tree, values), tree, now, causes=causes)
+    *worse, _ = tree.args[0].args
+    if not any(fires(one) for one in worse):
+        return Decision(True, "heartbeat", _heartbeat_sentence(values), tree, now, causes=causes)
     since = _learn_since(state, values)
-    return Decision(acts, "performance" if acts else None, reason, tree, now, since=since, causes=causes)
+    return Decision(True, "performance", _worse_sentence(state, rule, values), tree, now, since=since, causes=causes)
 
 
 def _learn_since(state: PolicyState, values: dict[str, Value]) -> datetime:
@@ -138,6 +141,7 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
     reference = {one.name: one for one in champion.metrics}
     since_run = max((*state.decided_at[-1:], champion.promoted_at))
     cooldown = rule.cooldown if rule.cooldown is not None else champion.window_length
+    learned = champion.training_window
     today = sum(1 for one in state.decided_at if now - one < DAY)
     values: dict[str, Value] = {
         "loss_low": loss.low if loss else None,
@@ -148,6 +152,7 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
         "needed": float(EVIDENCE * 2 ** min(state.refused, 10)),
         "days_since_run": (now - since_run) / DAY,
         "cooldown_days": cooldown / DAY,
+        "heartbeat_days": (learned.end - learned.start) / DAY * 2 ** min(state.refused, 10),
         "runs_today": float(today),
         "budget": float(rule.runs_per_day) if rule.runs_per_day is not None else 1e9,
         "running": state.open_run is not None,
@@ -205,6 +210,11 @@ def _worse_sentence(state: PolicyState, rule: RetrainRule, values: dict[str, Val
     )
 
 
+def _heartbeat_sentence(values: dict[str, Value]) -> str:
+    days, learned = (float(values[one] or 0) for one in ("days_since_run", "heartbeat_days"))
+    return f"{days:.3g} days since the last run, the champion learned from {learned:.3g}: all of it may be renewed"
+
+
 def _calm_sentence(state: PolicyState, rule: RetrainRule, tree: EvaluatedNode, values: dict[str, Value]) -> str:
     now = pooled(state.windows[-RECENT:], rule.metric)
     if now is None:
@@ -215,11 +225,14 @@ def _calm_sentence(state: PolicyState, rule: RetrainRule, tree: EvaluatedNode, v
 
 def _blocking(tree: EvaluatedNode) -> str:
     """The first part of a conjunction that does not hold, in words."""
-    for one in tree.args:
-        if one.value is True:
-            continue
-        if one.op == "and":
-            return _blocking(one)
-        sides = [f"{side.text} {side.value:.4g}" for side in one.args if isinstance(side.value, float)]
-        return f"{one.text} does not hold" + (f" ({', '.join(sides)})" if sides else "")
-    return tree.text
+    return next((_lacking(one) for one in tree.args if one.value is not True), tree.text)
+
+
+def _lacking(node: EvaluatedNode) -> str:
+    """Why a node does not hold; of a choice, each way."""
+    if node.op == "and":
+        return _blocking(node)
+    if node.op == "or":
+        return "; ".join(_lacking(one) for one in node.args)
+    sides = [f"{side.text} {side.value:.4g}" for side in node.args if isinstance(side.value, float)]
+    return f"{node.text} does not hold" + (f" ({', '.join(sides)})" if sides else "")

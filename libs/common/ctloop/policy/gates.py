@@ -12,7 +12,7 @@ from ctloop.policy.losses import Floats, Truth, compare, mean_interval, measure,
 from ctloop.policy.windows import metric_names
 
 MARGIN = 0.01
-"""Share of the champion's loss by which a candidate may be worse at most, at the far end of the 95 % interval."""
+"""Share of the champion's loss by which a candidate may be worse at most, at the far end of the difference's interval."""
 LEAST_ROWS = 20
 FLIPS = 0.001
 DIFFERENCE = 1e-3
@@ -116,8 +116,8 @@ def _beats_constant(challenge: Challenge, rule: GateRule) -> GateResult:
 
 
 def _not_worse(challenge: Challenge, rule: GateRule) -> GateResult:
-    """Paired difference of losses: even the far end of its interval is within the margin, or better on the mean and
-    significantly so (non-inferiority; Wellek, Testing Statistical Hypotheses of Equivalence, 2010)."""
+    """Better on the mean, and worse than the margin is excluded with 95 % confidence, by the paired difference of losses
+    (non-inferiority, one-sided; Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority, 2010)."""
     name = f"{rule.metric} not worse"
     if challenge.champion is None or not len(challenge.truth):
         return GateResult(name=name, passed=challenge.champion is None, note=NO_CHAMPION)
@@ -125,7 +125,7 @@ def _not_worse(challenge: Challenge, rule: GateRule) -> GateResult:
     theirs, _, _ = mean_interval(row_losses(rule.metric, challenge.champion, challenge.truth))
     own = theirs + better.difference
     passed = better.difference <= 0 and better.high <= MARGIN * abs(theirs)
-    note = f"difference {better.difference:+.4g}, 95 % [{better.low:+.4g}, {better.high:+.4g}]"
+    note = f"difference {better.difference:+.4g}, with 95 % confidence below {better.high:+.4g}"
     return GateResult(name=name, passed=passed, candidate=own, champion=theirs, note=note)
 
 

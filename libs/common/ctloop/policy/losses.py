@@ -16,10 +16,11 @@ Floats = NDArray[np.float64]
 Truth = NDArray[np.int64] | NDArray[np.float64]
 CLIP = 1e-7
 """Probabilities are kept this far from 0 and 1, so that one row cannot be infinitely wrong."""
-Z95 = 1.959963984540054
 BLOCKS, MANY = 20, 100
-T95 = 2.093024054408263
-"""Student's t with BLOCKS - 1 degrees of freedom."""
+Z95, T95 = 1.959963984540054, 2.093024054408263
+"""Quantiles of a two-sided 95 % interval: the normal's, and Student's t with BLOCKS - 1 degrees of freedom."""
+ONE_SIDED = 1.6448536269514722, 1.729132811521367
+"""The same of a one-sided one."""
 SKILL = "skill"
 """1 - loss / loss of the best constant on the same rows: comparable where the rate of the label moves."""
 
@@ -91,8 +92,8 @@ def _finite(name: str, value: float, low: float | None, high: float | None) -> M
     return Measured(name=name, value=value, low=low, high=high) if all(np.isfinite(one) for one in ends) else None
 
 
-def mean_interval(values: Floats) -> tuple[float, float, float]:
-    """Mean of values in order of time, and its 95 % interval.
+def mean_interval(values: Floats, quantiles: tuple[float, float] = (Z95, T95)) -> tuple[float, float, float]:
+    """Mean of values in order of time, and its interval, of 95 % unless said otherwise.
 
     From BLOCK means (Schmeiser, Operations Research 30, 1982): rows that are near in time err together (one snow storm,
     many late flights), and an interval for independent rows would be several times too narrow. Never narrower than that
@@ -102,11 +103,12 @@ def mean_interval(values: Floats) -> tuple[float, float, float]:
     mean = float(values.mean())
     if rows < 2:
         return mean, mean, mean
-    half = Z95 * float(values.std(ddof=1)) / math.sqrt(rows)
+    normal, student = quantiles
+    half = normal * float(values.std(ddof=1)) / math.sqrt(rows)
     if rows >= MANY:
         cuts = np.linspace(0, rows, BLOCKS + 1).astype(np.int64)
         means = np.add.reduceat(values, cuts[:-1]) / np.diff(cuts)
-        half = max(half, T95 * float(means.std(ddof=1)) / math.sqrt(BLOCKS))
+        half = max(half, student * float(means.std(ddof=1)) / math.sqrt(BLOCKS))
     return mean, mean - half, mean + half
 
 
@@ -210,9 +212,12 @@ class Better:
     difference: float
     """Mean loss of the candidate less the champion's; negative is better."""
     low: float
+    """It is above this with 95 % confidence."""
     high: float
+    """It is below this with 95 % confidence."""
 
 
 def compare(metric: str, candidate: Floats, champion: Floats, truth: Truth) -> Better:
-    """Paired difference of per-row losses with its 95 % interval."""
-    return Better(*mean_interval(row_losses(metric, candidate, truth) - row_losses(metric, champion, truth)))
+    """Paired difference of per-row losses with its one-sided bounds."""
+    difference = row_losses(metric, candidate, truth) - row_losses(metric, champion, truth)
+    return Better(*mean_interval(difference, ONE_SIDED))

@@ -244,12 +244,14 @@ class ConsumeLoop:
 
     async def _commit_hints(self) -> None:
         """Kafka's offsets are a hint for tools: committed now and then, never waited for in the record path."""
+        told: dict[TopicPartition, int] = {}
         while True:
             await asyncio.sleep(HINT_SECONDS)
             with contextlib.suppress(KafkaError, TimeoutError, AssertionError):
                 positions = {one: await self._consumer.position(one) for one in list(self.epochs)}
-                if positions:
+                if positions != told:
                     await asyncio.wait_for(self._consumer.commit(positions), 5)
+                    told = positions
 
     async def _note_start(self) -> bool:
         async with self._edge.transaction() as connection:

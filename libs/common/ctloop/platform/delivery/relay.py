@@ -17,7 +17,7 @@ from ctloop.platform.testing.failpoints import failpoint
 
 log = logging.getLogger("ctloop.relay")
 BATCH = 500
-POLL_SECONDS = 0.2
+POLL_SECONDS = 1.0  # each commit wakes it; this is for a wake-up lost with its connection
 SEND_SECONDS = 10.0
 LOCK_RETRY_SECONDS = 0.1
 
