@@ -65,7 +65,7 @@ def validated(n: int, labelled: int, dataset: str = "flower") -> DataValidated:
 
 
 def promoted(epoch: int, run_id: UUID) -> ModelPromoted:
-    window = Window(start=START, end=START + 4 * WEEK, rows=20_000)
+    window = Window(start=START - 8 * WEEK, end=START + 4 * WEEK, rows=60_000)
     return ModelPromoted(
         model="flowers", version=epoch, run_id=run_id, digest="0" * 64, onnx=REF, golden=REF, signature=SIGNATURE,
         pipeline_digest=MANIFEST.digest, epoch=epoch, dataset="flower", dataset_version=version(1),
