@@ -51,6 +51,8 @@ class Watched:
     started: float
     facts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     last_heard: float = 0.0
+    lateness: float = 0.0
+    """Seconds between saying and hearing, of the last fact."""
     killed: bool = False
 
     def all(self, name: str) -> list[dict[str, Any]]:
@@ -91,6 +93,12 @@ class Tally:
     sent: int = 0
     asked: int = 0
     failed: int = 0
+
+    def fail(self, rows: int, problem: Problem) -> None:
+        """Count rows that got no answer; the first failure is shown."""
+        if not self.failed:
+            show.say(problem.text())
+        self.failed += rows
 
 
 @dataclass
@@ -166,7 +174,7 @@ def run(
         wait_until_known(client, client.apply(compiled.manifest, compiled.bundle))
         _, records, labels = next(iter(data.batches(table, HISTORY_START, HISTORY_END, HISTORY_END - HISTORY_START)))
         send(client, with_dirt(records), labels, tally, began, "Jan 01-27")
-        settle(client, watched, tally)
+        settle(client, watched, tally, first=True)
         live_from, until = {1: HISTORY_END}, HISTORY_END
         last = min(LAST, HISTORY_END + weeks * WEEK)
         with asking_all_along(stack, records, tally):
@@ -235,8 +243,7 @@ def ask(client: Any, records: Any, tally: Tally) -> None:
         try:
             client.predict(MODEL, rows)
         except Problem as problem:
-            tally.failed += len(rows)
-            show.say(problem.text())
+            tally.fail(len(rows), problem)
 
 
 @contextmanager
@@ -258,8 +265,7 @@ def asking_all_along(stack: Any, records: Any, tally: Tally) -> Generator[None]:
                 try:
                     client.predict(MODEL, row)
                 except Problem as problem:
-                    aside.failed += 1
-                    show.say(problem.text())
+                    aside.fail(1, problem)
 
     thread = threading.Thread(target=keep_asking)
     thread.start()
@@ -271,16 +277,17 @@ def asking_all_along(stack: Any, records: Any, tally: Tally) -> Generator[None]:
         tally.asked, tally.failed = tally.asked + aside.asked, tally.failed + aside.failed
 
 
-def settle(client: Any, watched: Watched, tally: Tally) -> None:
-    """Wait until all that was sent is disposed of, nothing new is said, and no loop is open.
+def settle(client: Any, watched: Watched, tally: Tally, *, first: bool = False) -> None:
+    """Wait until all that was sent is disposed of, nothing new is said, and no loop is open; ``first``: one has closed.
 
     Raises:
         Problem: CT9005.
     """
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
-        quiet = time.monotonic() - watched.last_heard > QUIET_SECONDS
-        if quiet and watched.landed() >= tally.sent and not watched.loop_open:
+        quiet = time.monotonic() - watched.last_heard > QUIET_SECONDS + 5 * watched.lateness
+        live = watched.all("ModelDeployed") or not first
+        if quiet and live and watched.landed() >= tally.sent and not watched.loop_open:
             return
         if watched.loop_open and sys.stdout.isatty():
             show_trials(client, watched)
@@ -308,6 +315,7 @@ def listen(stack: Any, watched: Watched) -> None:
     for fact in facts(stack.urls["console"]):
         watched.facts.append(fact)
         watched.last_heard = time.monotonic()
+        watched.lateness = (datetime.now(UTC) - datetime.fromisoformat(fact["time"])).total_seconds()
         if fact["fact"] in SHOWN and not fact["subject"].endswith(".predictions"):
             line(time.monotonic() - watched.started, fact["service"], fact["fact"], fact["sentence"])
         if fact["fact"] == "TrainingStarted" and not watched.killed and len(watched.all("RetrainDecided")) >= 2:
