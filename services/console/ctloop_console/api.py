@@ -6,6 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
+from prometheus_client import Gauge
 
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.http import ProblemResponse
@@ -17,6 +18,7 @@ from ctloop_console.store import ConsoleStore, Filter
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Wanted = Annotated[Filter, Query()]
+READERS = Gauge("ctloop_sse_clients", "Readers of the live stream.")
 PAGE = 500
 SILENCE_SECONDS = 0.25
 """Readers look again after this long even when nobody rang."""
@@ -123,6 +125,14 @@ def _add_stream(api: APIRouter, edge: Edge, store: ConsoleStore, feed: Feed) -> 
 
 
 async def _events(
+    request: Request, edge: Edge, store: ConsoleStore, feed: Feed, want: Filter, cursor: int
+) -> AsyncIterator[str]:
+    with READERS.track_inprogress():
+        async for text in _followed(request, edge, store, feed, want, cursor):
+            yield text
+
+
+async def _followed(
     request: Request, edge: Edge, store: ConsoleStore, feed: Feed, want: Filter, cursor: int
 ) -> AsyncIterator[str]:
     silent = 0

@@ -3,18 +3,21 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import uuid5
 
 from fastapi import APIRouter, Header, Request
+from opentelemetry.trace import SpanKind
 from pydantic import BaseModel
 
 from ctloop.events.data import DataArrived
 from ctloop.events.envelope import ARROW_STREAM, JSON, NDJSON, STRANGERS, Envelope
 from ctloop.events.errors import TransientError
-from ctloop.platform.delivery import Edge, IdempotencyConflict
+from ctloop.platform.delivery import Edge, IdempotencyConflict, traced
 from ctloop.platform.http import ProblemResponse
+from ctloop.platform.spans import current_traceparent, span
 from ctloop_ingestion.door_body import Admission, admit, read_body, split
 from ctloop_ingestion.kafka_door import KafkaDoor
 from ctloop_ingestion.store import DoorRequest, IngestionStore
@@ -84,7 +87,8 @@ class Door:
             bodies = await asyncio.to_thread(split, format, body)
             digest = hashlib.sha256(format.encode() + b"|" + body).hexdigest()
             key = key or digest
-            receipts = await self._once(dataset, key, digest, self._arrivals(dataset, key, digest, format, bodies))
+            with _send(dataset, len(bodies)):
+                receipts = await self._once(dataset, key, digest, self._arrivals(dataset, key, digest, format, bodies))
         return Accepted(
             dataset=dataset, idempotency_key=key, receipts=[Receipt.model_validate(one) for one in receipts]
         )
@@ -121,11 +125,19 @@ class Door:
                     subject=dataset,
                     time=now,
                     content_type=CONTENT_TYPES[format],
+                    traceparent=current_traceparent(),
                 ),
                 body,
             )
             for part, body in enumerate(bodies)
         ]
+
+
+def _send(dataset: str, parts: int) -> AbstractContextManager[object]:
+    """Where the trace of what came through the door begins, or goes on with that of who sends."""
+    told = {"messaging.batch.message_count": parts, "ctloop.dataset.name": dataset}
+    topic = DataArrived.topic
+    return span(f"send {topic}", kind=SpanKind.PRODUCER, attributes={**traced.messaging("send", topic), **told})
 
 
 def _answered(known: DoorRequest, key: str, digest: str) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from prometheus_client import Counter
+
 from ctloop.events.data import DataArrived, DataLanded, PredictionsServed
 from ctloop.events.envelope import Event
 from ctloop.events.errors import DatasetNotYetKnown, ModelNotYetKnown, UnsupportedFormat
@@ -16,6 +18,7 @@ from ctloop_ingestion.store import IngestionStore, NewArrival
 from ctloop_ingestion.work import BatchStaged, CloseBatch, StageBatch
 
 Said = tuple[tuple[Event, ...], ...]
+INGESTED = Counter("ctloop_events_ingested", "Arrivals placed in batches, by dataset.", ["dataset"])
 
 
 class IngestionHandlers:
@@ -79,6 +82,7 @@ class IngestionHandlers:
             for number in found.closed:
                 await work.jobs.add(StageBatch(dataset=dataset, number=number))
         await self.store.add_arrivals(work.connection, dataset, placed)
+        INGESTED.labels(dataset).inc(len(placed))
         await self.store.save_open(work.connection, dataset, batch)
         if batch.arrivals and (batch.number != before.number or not before.arrivals):
             await work.jobs.add(CloseBatch(dataset=dataset, number=batch.number), not_before=self.limits.wait)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pyarrow as pa
+from prometheus_client import Gauge
 
 from ctloop.events.drift import DriftResolved
 from ctloop.events.envelope import Event
@@ -18,6 +19,11 @@ from ctloop_monitoring.domain.champion import Champion, Progress
 from ctloop_monitoring.domain.columns import inputs
 from ctloop_monitoring.store import MonitoringStore
 
+DRIFT_SCORE = Gauge(
+    "ctloop_drift_score",
+    "Of the last closed window, by input; the output is `prediction`.",
+    ["model", "feature", "test"],
+)
 MOST_WINDOWS = 100
 """Windows that are said when data time jumps; those before are passed over."""
 KEPT_WINDOWS = 200
@@ -110,6 +116,7 @@ class Watching:
         held = await self.store.bins(work.connection, champion, [end])
         seen = judge.look(champion, manifest, rows, made, held.get(end), window)
         await self.store.keep_scores(work.connection, champion, end, seen.scores)
+        _show(champion.model, judge.Scores.model_validate_json(seen.scores))
         await self.store.keep_drift(work.connection, champion.epoch, seen.said)
         moved = replace(champion, next_end=end + step, detector=seen.detector, episodes=seen.episodes)
         await self.store.move_on(
@@ -134,6 +141,13 @@ class Watching:
 
     async def _made(self, champion: Champion, window: Window, work: UnitOfWork) -> judge.Made:
         return await self.store.outputs_in(work.connection, champion, window.start, window.end)
+
+
+def _show(model: str, scores: judge.Scores) -> None:
+    for one in scores.features:
+        DRIFT_SCORE.labels(model, one.name, "psi").set(one.score)
+    if scores.prediction is not None:
+        DRIFT_SCORE.labels(model, "prediction", "psi").set(scores.prediction)
 
 
 def _after_jump(next_end: datetime, data_time: datetime, step: timedelta) -> datetime:

@@ -185,7 +185,7 @@ class RegistryHandlers:
             reason=reason,
             event_id=derived_id(work.cause.id, fact.type(), fact.discriminator),
             loop_id=work.cause.loop_id,
-            traceparent=work.cause.traceparent,
+            traceparent=work.traceparent,
             since=work.now,
         )
         await self.store.pointer.move(work.connection, move)

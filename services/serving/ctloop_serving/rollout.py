@@ -8,14 +8,16 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Protocol
 
-from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import SpanKind
+from prometheus_client import Gauge, Histogram
 
 from ctloop.events.errors import RejectedEvent, TransientError
 from ctloop.events.manifest import Manifest
 from ctloop.events.model import DeploymentFailed, ModelDeployed
 from ctloop.events.pointer import ChampionPointer
 from ctloop.events.values import ObjectRef
+from ctloop.platform.delivery import traced
+from ctloop.platform.spans import current_traceparent, span
 from ctloop_serving import onnx_engine
 from ctloop_serving.deployments import Deployment, Deployments
 from ctloop_serving.domain.schema import request_schema
@@ -25,7 +27,11 @@ from ctloop_serving.onnx_engine import ModelRefused, OnnxEngine
 from ctloop_serving.registry_http import RegistryHttp
 
 log = logging.getLogger(__name__)
-tracer = trace.get_tracer("ctloop.serving")
+MODEL_INFO = Gauge("ctloop_model_info", "1 for what answers here.", ["model", "version", "alias"])
+PROMOTION_SECONDS = Histogram(
+    "ctloop_promotion_duration_seconds", "From the moved pointer to the first answer of the version here, in seconds.",
+    ["model"], buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+)  # fmt: skip
 
 FIRST_ANSWER_SECONDS = 1.0
 """How long a real request may be waited for before serving asks itself its golden request."""
@@ -77,8 +83,11 @@ class Rollout:
         if epoch <= max(self._deployments.epoch(pointer.model), self._failed.get(pointer.model, 0)):
             return
         try:
-            cached = await self._fetch(pointer)
-            swapped = await self._swap(cached)
+            with span(
+                f"deploy {pointer.model}", parent=pointer.traceparent, loop_id=pointer.loop_id, attributes=told(pointer)
+            ):
+                cached = await self._fetch(pointer)
+                swapped = await self._swap(cached)
         except (ModelRefused, RejectedEvent, ValueError) as error:
             self._failed[pointer.model] = epoch
             self._deployments.loading.discard(pointer.model)
@@ -130,6 +139,10 @@ class Rollout:
             "version %d answers", pointer.version,
             extra={"action": "swapped", "model": pointer.model, "loopid": pointer.loop_id},
         )  # fmt: skip
+        before = self._deployments.previous.get(pointer.model)
+        if before is not None and before.stamp.version != pointer.version:
+            MODEL_INFO.remove(pointer.model, str(before.stamp.version), "champion")
+        MODEL_INFO.labels(pointer.model, str(pointer.version), "champion").set(1)
         if self._cache.said(pointer.model) < pointer.epoch:
             self._in_background(self._say_deployed(deployment, answered))
         return True
@@ -154,18 +167,28 @@ class Rollout:
     async def _say_deployed(self, deployment: Deployment, answered: asyncio.Event) -> None:
         """Wait for the first answer, or be the first to ask; then say ModelDeployed until it is on the bus."""
         pointer = deployment.pointer
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_ANSWER_SECONDS):
-                await answered.wait()
-        real = deployment.first_answer_at
-        if real is None:
-            await asyncio.to_thread(deployment.engine.run, deployment.engine.golden, 1)
+        with span(
+            f"first answer {pointer.model}",
+            parent=pointer.traceparent,
+            loop_id=pointer.loop_id,
+            attributes=told(pointer),
+        ) as made:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_ANSWER_SECONDS):
+                    await answered.wait()
+            real = deployment.first_answer_at
+            if real is None:
+                await asyncio.to_thread(deployment.engine.run, deployment.engine.golden, 1)
+            made.set_attribute("ctloop.golden", real is None)
+        at = real or self._clock()
+        exemplar = {"trace_id": pointer.loop_id.hex} if pointer.loop_id else None
+        PROMOTION_SECONDS.labels(pointer.model).observe(max(0.0, (at - pointer.since).total_seconds()), exemplar)
         event = ModelDeployed(
             model=pointer.model,
             replica=self._replica,
             version=pointer.version,
             epoch=pointer.epoch,
-            first_answer_at=real or self._clock(),
+            first_answer_at=at,
             load_seconds=deployment.load_seconds,
             golden=real is None,
         )
@@ -183,20 +206,32 @@ class Rollout:
         await self._say(pointer, event)
 
     async def _say(self, pointer: ChampionPointer, event: ModelDeployed | DeploymentFailed) -> None:
-        carrier = {"traceparent": pointer.traceparent} if pointer.traceparent else {}
-        propagator = TraceContextTextMapPropagator()
-        with tracer.start_as_current_span(f"send {event.topic}", propagator.extract(carrier)):
-            own: dict[str, str] = {}
-            propagator.inject(own)
-        envelope = caused_by(pointer, event, self._clock(), own.get("traceparent"))
-        while True:
-            try:
-                return await self._facts.say(event, envelope)
-            except TransientError as error:
-                log.info("not said yet: %s", error, extra={"action": "say-again", "model": pointer.model})
-                await asyncio.sleep(SAY_AGAIN_SECONDS)
+        with span(
+            f"send {event.topic}", parent=pointer.traceparent, loop_id=pointer.loop_id, kind=SpanKind.PRODUCER,
+            attributes={**traced.messaging("send", event.topic), **traced.named(event)},
+        ) as send:  # fmt: skip
+            envelope = caused_by(pointer, event, self._clock(), current_traceparent())
+            for name, value in traced.message(envelope.id, envelope.key, envelope.loop_id).items():
+                if value is not None:
+                    send.set_attribute(name, value)
+            while True:
+                try:
+                    return await self._facts.say(event, envelope)
+                except TransientError as error:
+                    log.info("not said yet: %s", error, extra={"action": "say-again", "model": pointer.model})
+                    await asyncio.sleep(SAY_AGAIN_SECONDS)
 
     def _in_background(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._saying.add(task)
         task.add_done_callback(self._saying.discard)
+
+
+def told(pointer: ChampionPointer) -> dict[str, str | int]:
+    """What spans of a rollout say of it."""
+    return {
+        "ctloop.model.name": pointer.model,
+        "ctloop.model.version": pointer.version,
+        "ctloop.epoch": pointer.epoch,
+        "ctloop.run.id": str(pointer.run_id),
+    }

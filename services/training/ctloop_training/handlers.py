@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from uuid import UUID
 
+from prometheus_client import Counter
+
 from ctloop.events.data import DataValidated
 from ctloop.events.drift import DriftDetected, DriftResolved
 from ctloop.events.envelope import Event, derived_id
@@ -36,6 +38,9 @@ from ctloop_training.run_spec import Failed, RunSpec
 from ctloop_training.store import Plan, StoredDecision, TrainingStore
 
 Step = Callable[[PolicyState], PolicyState]
+DECISIONS = Counter(
+    "ctloop_decisions", "Decisions, those not to act too; the reason is the trigger.", ["model", "decision", "reason"]
+)
 
 
 class TrainingHandlers(PipelineHandlers):
@@ -177,6 +182,7 @@ class TrainingHandlers(PipelineHandlers):
         stored = await self._stored(decision, state, manifest, work, by_person=by_person)
         fresh = await self.store.add_decision(work.connection, stored, work.cause.id)
         acted = fresh and stored.outcome is Outcome.ACTED
+        DECISIONS.labels(manifest.model, stored.outcome.value, decision.trigger or "none").inc()
         if acted:
             state = state.on_decided(decision, str(stored.id))
         await self.store.save_state(work.connection, manifest.model, state, work.now)

@@ -1,13 +1,17 @@
 """What training does outside transactions: run on Ray, keep MLflow's view, have workers warm."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
+
+from prometheus_client import Counter, Histogram
 
 from ctloop.events.errors import TransientError
 from ctloop.events.training import TrainingFailed, TrainingStarted
 from ctloop.platform.jobs import Lease, runs
 from ctloop.platform.settings import S3Settings
+from ctloop.platform.spans import current_traceparent
 from ctloop_training.handlers import TrainingHandlers
 from ctloop_training.mlflow_runs import MlflowRuns
 from ctloop_training.run_jobs import (
@@ -21,6 +25,11 @@ from ctloop_training.run_jobs import (
 )
 from ctloop_training.run_spec import Failed, OnProgress, Progress, RunOrder, RunSpec, Trained, Trial, WarmOrder
 
+TRAINING_SECONDS = Histogram(
+    "ctloop_training_duration_seconds", "One attempt of a run, from its order to its end, in seconds.",
+    ["model", "outcome"], buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 21600),
+)  # fmt: skip
+GPU_SECONDS = Counter("ctloop_training_gpu_seconds", "Seconds of GPU that runs held, by model.", ["model"])
 MLFLOW_PATIENCE_SECONDS = 0.5
 """How long a run that has ended waits for MLflow's id of it."""
 
@@ -50,7 +59,7 @@ class TrainingJobs:
         await lease.say(started(spec))
         begun = asyncio.create_task(self._mlflow_id(spec))
         try:
-            ended = await self._run(spec, lease)
+            ended = await self._measured(spec, lease)
             mlflow_run_id = await self._briefly(begun)
         finally:
             begun.cancel()
@@ -74,11 +83,24 @@ class TrainingJobs:
         await self._runner.warm(WarmOrder(manifest=job.manifest, store=self._store))
         return WorkerWarmed(model=job.manifest.model)
 
+    async def _measured(self, spec: RunSpec, lease: Lease) -> Trained | Failed:
+        outcome, begun = "lost", time.perf_counter()
+        try:
+            ended = await self._run(spec, lease)
+            outcome = "trained" if isinstance(ended, Trained) else "failed"
+            return ended
+        finally:
+            seconds, model = time.perf_counter() - begun, spec.manifest.model
+            exemplar = {"trace_id": lease.cause.loop_id.hex} if lease.cause.loop_id else None
+            TRAINING_SECONDS.labels(model, outcome).observe(seconds, exemplar)
+            GPU_SECONDS.labels(model).inc(seconds * spec.manifest.resources.gpus)
+
     async def _run(self, spec: RunSpec, lease: Lease) -> Trained | Failed:
         kept = trials_of(lease.notes)
         order = RunOrder(
-            spec=spec, store=self._store, prefix=lease.prefix, trials=kept, traceparent=lease.cause.traceparent
-        )
+            spec=spec, store=self._store, prefix=lease.prefix, trials=kept,
+            traceparent=current_traceparent() or lease.cause.traceparent, loop_id=lease.cause.loop_id,
+        )  # fmt: skip
 
         async def on_progress(progress: Progress) -> None:
             nonlocal kept

@@ -49,6 +49,7 @@ class RunOrder(Value):
     prefix: str = Field(description="Of every object this attempt writes.")
     trials: tuple[Trial, ...] = Field(default=(), description="Finished under an earlier fence.")
     traceparent: str | None = None
+    loop_id: UUID | None = None
 
 
 class WarmOrder(Value):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import tempfile
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ctloop_training.capsule import capsule, environment_digest
 from ctloop_training.domain.parts import MICROSECOND, Parts, parts_of
 from ctloop_training.domain.scores import Matrix, parity_of, parity_problem, scores
 from ctloop_training.run_spec import Failed, Lost, Params, Progress, RunOrder, Trained, Trial, WarmOrder
+from ctloop_training.run_trace import RunTrace
 from ctloop_training.search import Search
 from ctloop_training.user_process import Launch, UserFailed, UserProcess
 
@@ -68,16 +68,18 @@ def warm(order: WarmOrder) -> Iterator[str]:
 
 def train(order: RunOrder) -> Iterator[str]:
     """A run, as the JSON of its messages; the last one is Trained, Failed or Lost."""
-    folder = Path(tempfile.mkdtemp(prefix="ctloop-run-"))
-    try:
-        for message in Run(order, folder).messages():
-            yield message.model_dump_json()
-    except UserFailed as failed:
-        yield Failed(reason=failed.reason, message=failed.message, log_tail=failed.log_tail).model_dump_json()
-    except CtloopError as error:
-        yield Lost(message=f"{type(error).__name__}: {error}"[:2000]).model_dump_json()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    temporary = tempfile.TemporaryDirectory(prefix="ctloop-run-", ignore_cleanup_errors=True)
+    with RunTrace(order) as trace, temporary as folder:
+        try:
+            for message in Run(order, Path(folder), trace).messages():
+                yield message.model_dump_json()
+            trace.succeeded()
+        except UserFailed as failed:
+            trace.failed(failed, failed.reason)
+            yield Failed(reason=failed.reason, message=failed.message, log_tail=failed.log_tail).model_dump_json()
+        except CtloopError as error:
+            trace.failed(error)
+            yield Lost(message=f"{type(error).__name__}: {error}"[:2000]).model_dump_json()
 
 
 def deciding(metrics: tuple[Measured, ...], name: str) -> float:
@@ -105,8 +107,8 @@ class Files:
 class Run:
     """One attempt of one run."""
 
-    def __init__(self, order: RunOrder, folder: Path) -> None:
-        self.order = order
+    def __init__(self, order: RunOrder, folder: Path, trace: RunTrace) -> None:
+        self.order, self.trace = order, trace
         self.manifest = order.spec.manifest
         self.folder = folder
         self.access = S3Access.of(order.store)
@@ -120,20 +122,26 @@ class Run:
             UserFailed: no model for a reason that trying again does not change.
         """
         yield Progress(stage="reading")
-        parts = self.read()
-        files = self.write_files(parts)
-        child = child_of(self.manifest, self.objects)
+        with self.trace.step("read rows"):
+            parts = self.read()
+            files = self.write_files(parts)
+        with self.trace.step("load model file"):
+            child = child_of(self.manifest, self.objects)
         child.begin_run()
         search = yield from self.search(child, files, parts)
         best = search.best
         assert best is not None, "search() raises when no trial succeeded"
         yield Progress(stage="final", trial=len(search.finished), trials=self.trials)
-        answer = self.fit(child, files.final, files.check, best.params, export=True)
+        with self.trace.step("final fit"):
+            answer = self.fit(child, files.final, files.check, best.params, export=True)
         yield Progress(stage="checking", trial=self.trials, trials=self.trials)
-        body, golden, signature, parity = self.checked(answer, files.check)
+        with self.trace.step("check ONNX form"):
+            body, golden, signature, parity = self.checked(answer, files.check)
         yield Progress(stage="writing", trial=self.trials, trials=self.trials)
         seconds = sum(trial.seconds for trial in search.finished) + float(answer["seconds"])
-        yield self.written(body, golden, signature, parity, best, parts, seconds)
+        with self.trace.step("write model"):
+            trained = self.written(body, golden, signature, parity, best, parts, seconds)
+        yield trained
 
     @property
     def trials(self) -> int:
@@ -179,7 +187,8 @@ class Run:
             search.tell(trial)
         for number in range(len(search.finished), self.trials):
             yield Progress(stage="search", trial=number, trials=self.trials)
-            trial = self.trial(child, files, parts, number, search)
+            with self.trace.trial(number):
+                trial = self.trial(child, files, parts, number, search)
             search.tell(trial)
             yield Progress(stage="search", trial=number + 1, trials=self.trials, finished=trial)
         if search.best is None:

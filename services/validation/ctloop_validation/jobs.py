@@ -14,7 +14,7 @@ from ctloop.platform.storage import Appended, Lake, Objects, Roles, schema_text
 from ctloop_validation.audit import Outcome, Prepared, finish, parquet, prepare, read_staged
 from ctloop_validation.domain.predictions import prediction_record
 from ctloop_validation.handlers import ValidationHandlers
-from ctloop_validation.model_jobs import MODEL_RUNS, ModelJobs
+from ctloop_validation.model_jobs import MODEL_RUNS, VALIDATION_SECONDS, ModelJobs
 from ctloop_validation.model_process import ModelProcess
 from ctloop_validation.store import ValidationStore
 from ctloop_validation.work import AuditBatch, BatchAudited
@@ -40,6 +40,10 @@ class ValidationJobs(ModelJobs):
             ObjectMissing, ObjectMismatch, Truncated: the staged batch is not what was landed.
             TransientError
         """
+        with VALIDATION_SECONDS.labels("data").time():
+            return await self._audit(job, lease)
+
+    async def _audit(self, job: AuditBatch, lease: Lease) -> BatchAudited:
         record = prediction_record(job.record) if job.predictions else job.record
         staged = await asyncio.to_thread(read_staged, await self.objects.get(job.batch))
         prepared = await asyncio.to_thread(prepare, staged, record)

@@ -3,6 +3,8 @@
 from typing import Any
 from uuid import UUID
 
+from prometheus_client import Counter
+
 from ctloop.events.envelope import Event
 from ctloop.events.model import ModelPromoted, ModelRolledBack, ModelValidated, Promotion
 from ctloop.events.training import ModelTrained
@@ -12,6 +14,13 @@ from ctloop.platform.jobs import JobFailed
 from ctloop.platform.pipelines import manifest_by_digest
 from ctloop_validation.model_job_types import EvaluateModel, ModelEvaluated, model_validated
 from ctloop_validation.model_store import Champion, ModelStore
+
+GATES = Counter("ctloop_gate_results", "Gates evaluated, by the gate's name.", ["model", "gate", "outcome"])
+
+
+def outcome_of(gate: GateResult) -> str:
+    """In one word."""
+    return "passed" if gate.passed else "failed"
 
 
 class ModelHandlers:
@@ -35,6 +44,8 @@ class ModelHandlers:
             return ()
         said = model_validated(done)
         await self.models.judge(work.connection, said)
+        for gate in said.gates:
+            GATES.labels(said.model, gate.name, outcome_of(gate)).inc()
         return (said,)
 
     async def on_evaluation_failed(self, failed: JobFailed[Any], work: UnitOfWork) -> tuple[Event, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from prometheus_client import Histogram
 
 from ctloop.events.errors import TransientError
 from ctloop.events.manifest import RecordSpec
@@ -16,12 +17,18 @@ from ctloop.events.model import ModelValidated
 from ctloop.events.training import ModelTrained
 from ctloop.events.values import GateResult, ObjectRef, Verdict
 from ctloop.platform.jobs import Lease, runs
+from ctloop.platform.spans import span
 from ctloop.platform.storage import ARRIVED, Lake, Objects
+from ctloop.policy.gates import GateReport
 from ctloop_validation.domain.model_challenge import Sides, challenge, report_json, unseen
-from ctloop_validation.model_handlers import ModelHandlers
+from ctloop_validation.model_handlers import ModelHandlers, outcome_of
 from ctloop_validation.model_job_types import EvaluateModel, ModelEvaluated
 from ctloop_validation.model_process import Matrix, ModelMisbehaved, ModelProcess
 
+VALIDATION_SECONDS = Histogram(
+    "ctloop_validation_duration_seconds", "One audit of a batch (data) or one judgement of a candidate (model), in seconds.",
+    ["stage"], buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300),
+)  # fmt: skip
 MODEL_BYTES = 256 << 20
 TICK = timedelta(microseconds=1)
 
@@ -48,15 +55,20 @@ class ModelJobs:
         Raises:
             TransientError: the store does not answer, or the champion cannot be replayed.
         """
+        with VALIDATION_SECONDS.labels("model").time():
+            return await self._judge(job, lease)
+
+    async def _judge(self, job: EvaluateModel, lease: Lease) -> ModelEvaluated:
         started = time.perf_counter()
-        rows = await asyncio.to_thread(self._gate_rows, job)
+        with span("read gate rows"):
+            rows = await asyncio.to_thread(self._gate_rows, job)
         try:
             replayed = await self._replay(job, rows)
         except ModelMisbehaved as error:
             return await self._refused(job, f"the ONNX form does not run: {error}", time.perf_counter() - started)
         seconds = time.perf_counter() - started
         lease.check()
-        report = challenge(
+        report = challenged(
             Sides(
                 manifest=job.manifest,
                 trained=job.trained,
@@ -103,8 +115,10 @@ class ModelJobs:
         if not rows.num_rows:
             none = np.zeros((0, max(1, len(trained.signature.classes))))
             return Replayed(none, none if job.champion else None, None)
-        candidate = await self.model_process.replay(body, trained.signature, inputs)
-        p99_ms = await self.model_process.p99_ms(body, trained.signature, inputs)
+        with span("replay candidate", attributes={"ctloop.rows": rows.num_rows}):
+            candidate = await self.model_process.replay(body, trained.signature, inputs)
+        with span("measure latency"):
+            p99_ms = await self.model_process.p99_ms(body, trained.signature, inputs)
         return Replayed(candidate, await self._champion_outputs(job, inputs), p99_ms)
 
     async def _champion_outputs(self, job: EvaluateModel, inputs: pa.Table) -> Matrix | None:
@@ -112,7 +126,8 @@ class ModelJobs:
             return None
         body = await self._onnx(job.champion.onnx)
         try:
-            return await self.model_process.replay(body, job.champion.signature, inputs)
+            with span("replay champion", attributes={"ctloop.model.version": job.champion.version}):
+                return await self.model_process.replay(body, job.champion.signature, inputs)
         except ModelMisbehaved as error:
             raise TransientError(f"champion {job.champion.version} could not be replayed: {error}") from error
 
@@ -137,6 +152,16 @@ class ModelJobs:
         """Everything the verdict rests on, as JSON."""
         body = evidence(job.trained, _epoch(job), report, job.manifest.record, rows)
         return await self.objects.put_content("evidence", body, format="json")
+
+
+def challenged(sides: Sides) -> GateReport:
+    """The gates, each an event of the span: which, and whether it let the candidate through."""
+    with span("judge", attributes={"ctloop.model.name": sides.manifest.model}) as made:
+        report = challenge(sides)
+        for gate in report.gates:
+            made.add_event("gate", {"ctloop.gate.name": gate.name, "ctloop.gate.outcome": outcome_of(gate)})
+        made.set_attribute("ctloop.verdict", str(report.verdict))
+        return report
 
 
 def _epoch(job: EvaluateModel) -> int:

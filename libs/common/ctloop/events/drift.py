@@ -15,6 +15,7 @@ class DriftDetected(ModelEvent):
     """The world differs from the one the deployed version was trained in."""
 
     topic: ClassVar[str] = "drift-detected.v1"
+    continues_loop: ClassVar[bool] = False
     episode: UUID
     kind: DriftKind
     version: int = Field(description="The version whose reference was compared.", ge=1)
@@ -34,6 +35,7 @@ class DriftResolved(ModelEvent):
     """The episode is over."""
 
     topic: ClassVar[str] = "drift-resolved.v1"
+    continues_loop: ClassVar[bool] = False
     episode: UUID
     kind: DriftKind
     version: int = Field(ge=1)

@@ -30,6 +30,8 @@ class Event(Value):
     topic: ClassVar[str]
     """The topic's name without the deployment's prefix, e.g. ``data-landed.v1``."""
     starts_loop: ClassVar[bool] = False
+    continues_loop: ClassVar[bool] = True
+    """False: a fact about the world, whoever happens to find it; it belongs to no loop, and may cause the next one."""
 
     @classmethod
     def type(cls) -> str:

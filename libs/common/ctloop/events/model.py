@@ -118,6 +118,7 @@ class PerformanceMeasured(ModelEvent):
     """How good a version was in one window of data time, by the labels that have come."""
 
     topic: ClassVar[str] = "performance-measured.v1"
+    continues_loop: ClassVar[bool] = False
     version: int = Field(ge=1)
     epoch: int = Field(ge=1)
     window: Window

@@ -13,8 +13,9 @@ import asyncpg
 import uvicorn
 from aiokafka.errors import KafkaError
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.responses import JSONResponse
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
 
 from ctloop.events.envelope import Event
 from ctloop.events.errors import TransientError
@@ -23,18 +24,18 @@ from ctloop.events.topics import BY_EVENT, FACTS
 from ctloop.platform import pipelines
 from ctloop.platform.delivery.chunks import Chunks
 from ctloop.platform.delivery.consume import ConsumeLoop
-from ctloop.platform.delivery.dead_letters import dead_letter_api
+from ctloop.platform.delivery.dead_letters import count_dead, dead_letter_api
 from ctloop.platform.delivery.disposition import DATABASE_GONE
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.delivery.hears import Hears, Refused, on, said_types
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.delivery.parking import Parking
 from ctloop.platform.delivery.relay import Relay
-from ctloop.platform.http import ProblemResponse, install_problems, problem
+from ctloop.platform.http import GoingOn, ProblemResponse, install_problems, problem
 from ctloop.platform.jobs.job import Runs, Timer
 from ctloop.platform.jobs.runner import JobRunner
 from ctloop.platform.settings import Settings
-from ctloop.platform.telemetry import start_telemetry
+from ctloop.platform.telemetry import END_SECONDS, start_logs, start_traces, within
 
 log = logging.getLogger("ctloop.service")
 ApiFactory = Callable[[Edge], APIRouter]
@@ -210,6 +211,8 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
         service.app.include_router(api(edge))
     if asgi is not None:
         service.app.mount("/", asgi)
+    else:  # a data path of its own looks at headers by itself
+        service.app.add_middleware(GoingOn)
     return service
 
 
@@ -239,9 +242,12 @@ def _platform_api(service: Service, ready: Callable[[], dict[str, str]] | None) 
         return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
     @api.get("/metrics")
-    async def metrics() -> PlainTextResponse:
-        """Prometheus metrics."""
-        return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        """Prometheus metrics; with exemplars for who accepts OpenMetrics."""
+        if service.database:
+            await count_dead(service.edge)
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(REGISTRY), headers={"content-type": kind})
 
     @api.get("/version")
     async def version() -> dict[str, str]:
@@ -283,7 +289,8 @@ def main() -> None:
     """Entry of ``python -P -m ctloop.platform.service NAME``."""
     name = sys.argv[1]
     settings = Settings()
-    provider = start_telemetry(name, settings.service.ordinal)
+    start_logs(name)
+    provider = start_traces(name, f"{name}-{settings.service.ordinal}")
     create_app = importlib.import_module(f"ctloop_{name}.app").create_app
     service: Service = create_app(settings)
     config = uvicorn.Config(
@@ -299,7 +306,7 @@ def main() -> None:
         timeout_graceful_shutdown=10,
     )
     uvicorn.Server(config).run()
-    provider.shutdown()
+    within(END_SECONDS, provider.shutdown)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from opentelemetry import trace
-from opentelemetry.propagate import extract
-from opentelemetry.trace import Link, SpanKind
 from prometheus_client import Counter, Histogram
 
 from ctloop.events.errors import NotYetKnown
 from ctloop.events.pipeline import PipelineReleased
 from ctloop.events.topics import dead_letters
-from ctloop.platform.delivery import disposition
+from ctloop.platform.delivery import disposition, traced
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.delivery.hears import Heard, Hears, Said
 from ctloop.platform.delivery.offsets import Fenced, pass_fence
 from ctloop.platform.delivery.records import Arrival, Raw, Record, arrival_of, raw_of
+from ctloop.platform.spans import mark_failed
 from ctloop.platform.testing.failpoints import failpoint
 
 log = logging.getLogger("ctloop.consume")
-tracer = trace.get_tracer("ctloop.delivery")
 CONSUMED = Counter(
     "ctloop_events_consumed", "Records disposed of, by topic and outcome.", ["service", "topic", "outcome"]
 )
@@ -31,7 +28,10 @@ CHUNK_SECONDS = Histogram(
     "ctloop_chunk_duration_seconds", "One transaction of a chunk, in seconds.", ["service"],
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
 )  # fmt: skip
-LINKS = 32
+AGE_SECONDS = Histogram(
+    "ctloop_event_age_seconds", "How long the oldest record of a chunk was on the bus when it was taken up, in seconds.",
+    ["service", "topic"], buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30, 300, 3600),
+)  # fmt: skip
 TRIES = 3
 """In place, for what may work in a moment; then the record is parked."""
 FIRST_WAIT_SECONDS = 0.2
@@ -49,6 +49,8 @@ class Chunks:
 
     def decode(self, records: Sequence[Record], topic: str, hears: Hears) -> list[Arrival]:
         """Records as facts or refusals."""
+        age = self.edge.clock.now().timestamp() - records[0].timestamp / 1000
+        AGE_SECONDS.labels(self.edge.service, topic).observe(max(0.0, age))
         return [arrival_of(raw_of(record, topic), hears, iso_of(record.timestamp)) for record in records]
 
     async def apply(self, arrivals: Sequence[Arrival], epoch: int) -> None:
@@ -57,10 +59,11 @@ class Chunks:
         Raises:
             NotOurs: the fence refused. Errors of a lost database fall through.
         """
-        with CHUNK_SECONDS.labels(self.edge.service).time(), self._span(arrivals):
+        with CHUNK_SECONDS.labels(self.edge.service).time(), traced.chunk(self.edge.service, arrivals):
             failure = await self._tried(arrivals, epoch)
             if failure is None:
                 return
+            mark_failed(failure)
             if len(arrivals) == 1:
                 await self._dispose_failed(arrivals[0], epoch, failure)
                 return
@@ -174,24 +177,6 @@ class Chunks:
             await disposition.publish_dead(connection, topic, raw, error, deaths, now)
         CONSUMED.labels(self.edge.service, raw.topic, "dead").inc()
         log.error("dead: %s", error, extra={"action": "dead", "topic": raw.topic, "event_id": raw.id})
-
-    def _span(self, arrivals: Sequence[Arrival]) -> Any:
-        """One span per chunk, linked to where its facts were said."""
-        parents = [one.envelope.traceparent for one in arrivals if one.envelope and one.envelope.traceparent]
-        contexts = [trace.get_current_span(extract({"traceparent": one})).get_span_context() for one in parents[:LINKS]]
-        topic = arrivals[0].raw.topic
-        return tracer.start_as_current_span(
-            f"process {topic}",
-            kind=SpanKind.CONSUMER,
-            links=[Link(context) for context in contexts if context.is_valid],
-            attributes={
-                "messaging.system": "kafka",
-                "messaging.destination.name": topic,
-                "messaging.destination.partition.id": str(arrivals[0].raw.part),
-                "messaging.consumer.group.name": self.edge.service,
-                "messaging.batch.message_count": len(arrivals),
-            },
-        )
 
 
 async def release_unknown(connection: Any) -> None:

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from prometheus_client import Gauge
 
 from ctloop.platform.delivery import disposition, offsets
 from ctloop.platform.delivery.chunks import Chunks, NotOurs
@@ -17,6 +19,7 @@ from ctloop.platform.delivery.offsets import Look
 from ctloop.platform.delivery.records import Arrival
 
 log = logging.getLogger("ctloop.consume")
+LAG = Gauge("ctloop_consumer_lag_records", "Records on the bus that are not disposed of.", ["service", "topic"])
 CHUNK = 50
 CHUNK_BYTES = 4 << 20
 FETCH_MS = 200
@@ -53,6 +56,7 @@ class ConsumeLoop:
         self.epochs: dict[TopicPartition, int] = {}
         self.stopped_partitions: dict[TopicPartition, str] = {}
         self._cautious: dict[TopicPartition, int] = {}
+        self._following: dict[TopicPartition, int] = {}
         self._gaps: dict[TopicPartition, int] = {}
         self._unclean = False
         self._stopping = False
@@ -102,7 +106,14 @@ class ConsumeLoop:
             fetch_max_wait_ms=500,
         )
         consumer.subscribe([self._edge.prefix + topic for topic in self._topics], listener=_Marks(self))
+        for topic in self._topics:
+            LAG.labels(self._edge.service, topic).set_function(partial(self._lag, topic))
         return consumer
+
+    def _lag(self, topic: str) -> int:
+        """Asked for when metrics are read: the ends that the last answers named, less what is disposed of."""
+        mine = [one for one in self.epochs.keys() & self._consumer.assignment() if self._bare(one) == topic]
+        return sum(max(0, (self._consumer.highwater(one) or 0) - self._following.get(one, 0)) for one in mine)
 
     async def _turn(self) -> None:
         """Acquire what is new, fetch, apply; a lost database or broker is waited for."""
@@ -150,7 +161,7 @@ class ConsumeLoop:
         if following > end:
             await self._stop_partition(partition, f"{Look.FOREIGN.value} (next is {following}, its end is {end})")
             return
-        self.epochs[partition] = epoch
+        self.epochs[partition], self._following[partition] = epoch, following
         if self._unclean:
             self._cautious.setdefault(partition, CAUTIOUS)
         # One record early: that it is the one we processed last proves that this is the topic we know.
@@ -165,6 +176,7 @@ class ConsumeLoop:
         arrivals = self._chunks.decode(records, topic, self._topics[topic])
         try:
             await self._run(partition, arrivals, epoch)
+            self._following[partition] = arrivals[-1].raw.offset + 1
             return True
         except NotOurs:
             return await self._refused(partition, arrivals, epoch)

@@ -1,14 +1,19 @@
 """Dead letters and quarantine for operators: list, look, and play a dead letter again."""
 
 import base64
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
+from prometheus_client import Counter, Gauge
 
+from ctloop.platform.delivery.disposition import DATABASE_GONE
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.http import ProblemResponse
 
+WAITING = Gauge("ctloop_dlq_records", "Dead letters that nobody has played again.", ["service"])
+REDRIVEN = Counter("ctloop_redrive", "Dead letters played again.", ["service"])
 LIST_LIMIT = 200
 BYTES_SHOWN = 4096
 
@@ -54,6 +59,7 @@ def dead_letter_api(edge: Edge) -> APIRouter:
                    SELECT topic, part, "offset", key, source, id, headers, payload, 'replay' FROM dead_event WHERE n = $1""",
                 n,
             )
+        REDRIVEN.labels(edge.service).inc()
         return {"n": n, "state": "REPLAYED"}
 
     @api.get("/quarantine/events")
@@ -67,6 +73,14 @@ def dead_letter_api(edge: Edge) -> APIRouter:
         return _page([_shown(row) for row in rows], limit)
 
     return api
+
+
+async def count_dead(edge: Edge) -> None:
+    """Bring the gauge up to date, as far as the database answers."""
+    with contextlib.suppress(*DATABASE_GONE):
+        async with edge.reading() as connection:
+            waiting = await connection.fetchval("SELECT count(*) FROM dead_event WHERE state = 'DEAD'")
+        WAITING.labels(edge.service).set(waiting)
 
 
 def _page(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ DATABASE_GONE = (
     asyncpg.TooManyConnectionsError,
 )
 REJECTED = Counter("ctloop_events_rejected", "Records quarantined, by reason.", ["service", "reason"])
-DEAD = Counter("ctloop_dlq_records", "Records that became dead letters, by reason.", ["service", "reason"])
+DEAD = Counter("ctloop_events_dead", "Records that became dead letters, by reason.", ["service", "reason"])
 
 
 def refused(error: BaseException) -> bool:

@@ -5,25 +5,23 @@ import json
 import logging
 from collections import Counter as CountOf
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid5
 
 import asyncpg
-from opentelemetry import trace
-from opentelemetry.propagate import extract
-from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
 
 from ctloop.events.envelope import STRANGERS, Envelope, Event
+from ctloop.platform.delivery import traced
 from ctloop.platform.delivery.clock import Clock
 from ctloop.platform.delivery.hears import Command, Hears, IdempotencyConflict, Said
 from ctloop.platform.delivery.records import Arrival
 from ctloop.platform.delivery.work import COMMAND_TYPE, Work, said, save_outbox
 from ctloop.platform.jobs.queue import JobQueue
+from ctloop.platform.spans import span
 
 log = logging.getLogger("ctloop.edge")
-tracer = trace.get_tracer("ctloop.delivery")
 FACTS_SAID = Counter("ctloop_events_said", "Facts said, by topic.", ["service", "topic"])
 ACQUIRE_SECONDS = 3.0
 
@@ -88,7 +86,11 @@ class Edge:
 
     def dress(self, events: Sequence[Event], work: Work) -> tuple[Said, ...]:
         """Returned events with their envelopes."""
-        return tuple(said(self.service, work.cause, event, work.now) for event in events)
+        dressed = tuple(said(self.service, work, event) for event in events)
+        for one in dressed:
+            if one.event.starts_loop:
+                traced.decision(one, work.cause, work.now)
+        return dressed
 
     async def save(self, connection: Any, events: Sequence[Said]) -> None:
         """Put what was said into the outbox of this transaction."""
@@ -109,6 +111,7 @@ class Edge:
                     "subject": one.event.subject,
                     "event_id": one.envelope.id,
                     "loopid": one.envelope.loop_id,
+                    "traceparent": one.envelope.traceparent,
                 },
             )
 
@@ -117,7 +120,7 @@ class Edge:
         events: list[Said] = []
         for arrival in arrivals:
             assert arrival.envelope is not None
-            with _span(arrival):
+            with traced.fact(self.service, arrival):
                 events.extend(await self.handle(connection, arrival.event, arrival.envelope))
         return tuple(events)
 
@@ -131,7 +134,7 @@ class Edge:
         """
         body = command.model_dump_json()
         digest = hashlib.sha256(f"{type(command).__name__}|{body}".encode()).hexdigest()
-        with tracer.start_as_current_span(f"command {type(command).__name__}"):
+        with span(f"command {type(command).__name__}"):
             async with self.transaction() as connection:
                 if (
                     key is not None
@@ -143,7 +146,7 @@ class Edge:
                 await self.save(connection, events)
                 if key is not None:
                     await self._remember(connection, command, key, digest, events)
-        self.tell(events)
+            self.tell(events)
         return events
 
     def _command_envelope(self, command: Command, identity: UUID) -> Envelope:
@@ -180,23 +183,3 @@ class Edge:
 
 async def _fresh_id(connection: Any) -> UUID:
     return await connection.fetchval("SELECT gen_random_uuid()")
-
-
-def _span(arrival: Arrival) -> Any:
-    """A control fact of a loop gets its own span, child of where it was said; others stay in the chunk's."""
-    envelope = arrival.envelope
-    assert envelope is not None
-    if envelope.loop_id is None or envelope.traceparent is None:
-        return nullcontext()
-    return tracer.start_as_current_span(
-        f"process {arrival.raw.topic}",
-        context=extract({"traceparent": envelope.traceparent}),
-        kind=SpanKind.CONSUMER,
-        attributes={
-            "messaging.system": "kafka",
-            "messaging.destination.name": arrival.raw.topic,
-            "messaging.message.id": str(envelope.id),
-            "messaging.message.conversation_id": str(envelope.loop_id),
-            "ctloop.loopid": str(envelope.loop_id),
-        },
-    )

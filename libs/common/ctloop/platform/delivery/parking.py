@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ctloop.events.errors import NotYetKnown
@@ -90,7 +91,7 @@ class Parking:
             raise arrival.refusal
         if arrival.hears.bulk:
             return await self._chunks._bulk(connection, [arrival])  # pyright: ignore[reportPrivateUsage]
-        return await self._edge.apply(connection, [arrival])
+        return await self._edge.apply(connection, [replace(arrival, tries=row["attempts"] + 1)])
 
     async def _fail(self, connection: Any, row: Any, error: Exception) -> None:
         raw, attempts = raw_of_row(row), row["attempts"] + 1

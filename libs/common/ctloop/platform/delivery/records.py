@@ -52,6 +52,7 @@ class Arrival:
     envelope: Envelope | None = None
     event: Event | None = None
     refusal: CtloopError | None = None
+    tries: int = 1
 
 
 def raw_of(record: Record, topic: str) -> Raw:

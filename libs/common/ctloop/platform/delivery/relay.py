@@ -10,9 +10,12 @@ import asyncpg
 import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from opentelemetry.trace import Span
 
+from ctloop.platform.delivery import traced
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.delivery.producer import close_by_force, open_producer
+from ctloop.platform.spans import mark_failed
 from ctloop.platform.testing.failpoints import failpoint
 
 log = logging.getLogger("ctloop.relay")
@@ -92,10 +95,13 @@ class Relay:
         if self._producer is None:
             self._producer = await open_producer(self._bootstrap)
         futures: list[asyncio.Future[Any]] = []
+        sends: list[Span] = []
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 for row in rows:
-                    headers = [(name, value.encode("latin-1")) for name, value in orjson.loads(row["headers"])]
+                    said = [(name, value.encode("latin-1")) for name, value in orjson.loads(row["headers"])]
+                    send, headers = traced.sending(row["topic"], row["key"], said)
+                    sends.append(send)
                     futures.append(
                         await self._producer.send(row["topic"], row["payload"], key=row["key"], headers=headers)
                     )
@@ -104,6 +110,10 @@ class Relay:
             log.warning("sending stopped: %r", error, extra={"action": "relay-send"})
             outcomes = [one.exception() if one.done() and not one.cancelled() else error for one in futures]
             outcomes = [None if one is None else one for one in outcomes] + [error] * (len(rows) - len(futures))
+        for send, outcome in zip(sends, outcomes, strict=False):  # fewer where sending stopped
+            if isinstance(outcome, BaseException):
+                mark_failed(outcome, send)
+            send.end()
         failed = [one for one in outcomes if isinstance(one, BaseException)]
         if failed:
             log.warning("new producer after %r", failed[0], extra={"action": "producer-rebuilt"})

@@ -10,7 +10,8 @@ import orjson
 
 from ctloop.events.envelope import Envelope, Event, derived_id
 from ctloop.platform.delivery.hears import Said
-from ctloop.platform.jobs.queue import JOB_TYPE, JobQueue, current_traceparent
+from ctloop.platform.jobs.queue import JOB_TYPE, JobQueue
+from ctloop.platform.spans import current_traceparent, loop_traceparent
 
 COMMAND_TYPE = "io.ctloop.command."
 INLINE_CONTROL_LIMIT = 256 * 1024
@@ -28,6 +29,8 @@ class UnitOfWork(Protocol):
     def now(self) -> datetime: ...
     @property
     def jobs(self) -> JobQueue: ...
+    @property
+    def traceparent(self) -> str | None: ...
     def id(self, discriminator: str) -> UUID: ...
 
 
@@ -40,13 +43,19 @@ class Work:
     now: datetime
     jobs: JobQueue
 
+    @property
+    def traceparent(self) -> str | None:
+        """Where a trace goes on from here: the span at hand, else the cause's."""
+        return current_traceparent() or self.cause.traceparent
+
     def id(self, discriminator: str) -> UUID:
         """An id that is the same when the cause is handled again."""
         return uuid5(self.cause.id, discriminator)
 
 
-def said(service: str, cause: Envelope, event: Event, now: datetime) -> Said:
+def said(service: str, work: UnitOfWork, event: Event) -> Said:
     """A returned event with its envelope: same cause, same id, whenever it is said."""
+    cause = work.cause
     kind = type(event).type()
     identity = derived_id(cause.id, kind, event.discriminator)
     inside = cause.type.startswith((JOB_TYPE, COMMAND_TYPE))
@@ -55,13 +64,13 @@ def said(service: str, cause: Envelope, event: Event, now: datetime) -> Said:
         source=f"/ctloop/{service}",
         type=kind,
         subject=event.subject,
-        time=now,
+        time=work.now,
         content_type=getattr(event, "content_type", "application/json"),
         dataschema=f"/contracts/events/{event.topic}.schema.json",
-        loop_id=identity if event.starts_loop else cause.loop_id,
+        loop_id=identity if event.starts_loop else cause.loop_id if event.continues_loop else None,
         causation_id=cause.causation_id if inside else cause.id,
         tenant=cause.tenant,
-        traceparent=current_traceparent() or cause.traceparent,
+        traceparent=loop_traceparent(identity) if event.starts_loop else work.traceparent,
     )
     return Said(event, envelope)
 

@@ -4,19 +4,12 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
-from opentelemetry import trace
-
 from ctloop.events.envelope import Envelope
 from ctloop.platform.jobs.job import Job, Timer
+from ctloop.platform.spans import current_traceparent, loop_traceparent
 
 JOB_TYPE = "io.ctloop.job."
 """CloudEvents type prefix of the envelopes jobs end under."""
-
-
-def current_traceparent() -> str | None:
-    """W3C traceparent of the current span, if there is one; written out: a propagator costs ten times as much."""
-    span = trace.get_current_span().get_span_context()
-    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}" if span.is_valid else None
 
 
 class JobQueue:
@@ -38,9 +31,7 @@ class JobQueue:
         A timer that is there keeps its time unless ``replace``. The row is locked, so that a timer whose handler runs
         at this moment is waited for and then set anew: no wake-up is lost.
         """
-        found: dict[str, Any] = {"loop_id": loop_id or self._cause.loop_id}
-        found["traceparent"] = current_traceparent() or self._cause.traceparent
-        cause = self._cause.model_copy(update=found)
+        cause = self._cause.model_copy(update=self._belonging(job, loop_id))
         change = "not_before = excluded.not_before" if replace else "spec_hash = job.spec_hash"
         identity = uuid5(self._cause.id, f"{job.kind}|{job.spec_hash}|{not_before if isinstance(job, Timer) else ''}")
         added = await self._connection.fetchval(
@@ -55,6 +46,15 @@ class JobQueue:
             cause.model_dump_json(), not_before or timedelta(0), self._channel,
         )  # fmt: skip
         return bool(added)
+
+    def _belonging(self, job: Job, loop_id: UUID | None) -> dict[str, Any]:
+        """Loop and trace of a job. A clock's wake-ups belong to no loop: they may go on for ever."""
+        at_hand = current_traceparent() or self._cause.traceparent
+        if isinstance(job, Timer):
+            return {"loop_id": None, "traceparent": at_hand}
+        if loop_id is not None and loop_id != self._cause.loop_id:  # of another loop, or of the one that begins here
+            return {"loop_id": loop_id, "traceparent": loop_traceparent(loop_id)}
+        return {"loop_id": self._cause.loop_id, "traceparent": at_hand}
 
     async def cancel(self, job: Job) -> bool:
         """Cancel an open job of this spec; a running one loses its lease at its next heartbeat."""

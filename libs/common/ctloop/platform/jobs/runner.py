@@ -10,8 +10,6 @@ from typing import Any, Literal
 from uuid import uuid5
 
 import asyncpg
-from opentelemetry import trace
-from opentelemetry.propagate import extract
 from prometheus_client import Counter
 
 from ctloop.events.envelope import Envelope, Event
@@ -22,15 +20,17 @@ from ctloop.platform.delivery.hears import Said
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.jobs.job import Job, JobEnd, JobFailed, Lease, LeaseLost, Runs, Timer
 from ctloop.platform.jobs.queue import JOB_TYPE
+from ctloop.platform.spans import going_on, links_to, mark_failed, span
 from ctloop.platform.testing.failpoints import failpoint
 
 log = logging.getLogger("ctloop.jobs")
-tracer = trace.get_tracer("ctloop.jobs")
 JOBS = Counter("ctloop_jobs", "Jobs ended, by kind and outcome.", ["service", "kind", "outcome"])
 LEASE = timedelta(seconds=30)
 HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 0.5
 STOP_SECONDS = 10.0
+SPANS = 5
+"""Attempts of a job that get a span; those after them would make its trace as long as an outage."""
 END_WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
 
 
@@ -142,12 +142,8 @@ class JobRunner:
         job = self._job_of(row)
         lease = self._lease(row, cause)
         heart = asyncio.create_task(self._heartbeat(lease))
-        parent = extract({"traceparent": cause.traceparent}) if cause.traceparent else None
         try:
-            with tracer.start_as_current_span(f"job {job.kind}", context=parent) as span:
-                span.set_attribute("ctloop.job.id", str(lease.job_id))
-                if cause.loop_id:
-                    span.set_attribute("ctloop.loopid", str(cause.loop_id))
+            with _span(job, lease):
                 await self._attempt(job, lease)
         except LeaseLost:
             log.warning("lost the lease of %s", job.kind, extra={"action": "lease-lost", "job": lease.job_id})
@@ -255,6 +251,7 @@ class JobRunner:
         self, line: Runs, job: Job, lease: Lease, reason: Literal["rejected", "exhausted"], error: BaseException
     ) -> None:
         message = disposition.message_of(error)
+        mark_failed(error)
         log.error(
             "job %s %s: %s", job.kind, reason, message.strip().splitlines()[-1],
             extra={"action": "job-failed", "job": lease.job_id, "reason": reason},
@@ -281,6 +278,7 @@ class JobRunner:
         await self._retry_row(lease, error)
 
     async def _retry_row(self, lease: Lease, error: BaseException) -> None:
+        mark_failed(error)
         delay = timedelta(seconds=min(0.2 * 2 ** min(lease.attempt, 9), 60.0) * self._edge.clock.random.uniform(0.5, 1))
         async with self._edge.reading() as connection:
             await connection.execute(
@@ -373,3 +371,17 @@ class JobRunner:
             task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=2)
+
+
+def _span(job: Job, lease: Lease) -> contextlib.AbstractContextManager[object]:
+    """Of one attempt, child of where the job was added; a wake-up by the clock begins a trace of its own."""
+    cause, timer = lease.cause, isinstance(job, Timer)
+    if lease.attempt > SPANS and not timer:
+        return going_on(cause.traceparent, cause.loop_id)
+    return span(
+        f"job {job.kind}",
+        parent=None if timer else cause.traceparent,
+        loop_id=cause.loop_id,
+        links=links_to([cause.traceparent]) if timer else (),
+        attributes={"ctloop.job.id": str(lease.job_id), "ctloop.job.attempt": lease.attempt},
+    )
