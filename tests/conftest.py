@@ -3,12 +3,13 @@
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
+from collector import Collector, collecting
 
 import ctloop.local
 from ctloop.local.keys import read_s3_keys
@@ -40,9 +41,17 @@ def servers_dir() -> Iterator[Path]:
         yield Path(folder)
 
 
-def running(folder: Path, offset: int, components: tuple[str, ...], services: tuple[str, ...] = ()) -> Iterator[Stack]:
+def running(
+    folder: Path,
+    offset: int,
+    components: tuple[str, ...],
+    services: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Stack]:
     """A stack of some parts, that ends with the session however that ends."""
     with pytest.MonkeyPatch.context() as patch:
+        for name, value in (environment or {}).items():
+            patch.setenv(name, value)
         if base := os.environ.get("CTLOOP_PORT_BASE"):
             patch.setenv("CTLOOP_PORT_BASE", str(int(base) + offset))
         stack = ctloop.local.up(folder, components=components, services=services, tied=True)
@@ -76,9 +85,17 @@ def s3(servers_dir: Path) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="session")
-def stack(servers_dir: Path) -> Iterator[Stack]:
-    """The five servers and all services, ready."""
-    yield from running(servers_dir / "all", STACK_OFFSET, ctloop.local.COMPONENTS, ctloop.local.SERVICES)
+def collector() -> Iterator[Collector]:
+    """Where the whole stack sends its spans."""
+    with collecting() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def stack(servers_dir: Path, collector: Collector) -> Iterator[Stack]:
+    """The five servers and all services, ready, their spans collected."""
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "500"}
+    yield from running(servers_dir / "all", STACK_OFFSET, ctloop.local.COMPONENTS, ctloop.local.SERVICES, traced)
 
 
 @pytest.fixture(scope="module")

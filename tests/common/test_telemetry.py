@@ -6,11 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-from collector import Collector, collecting
+from collector import Collector
 
 LOOP = UUID("4bf92f35-77b3-5da6-a3ce-929d0e0e4736")
 PROCESS = """
@@ -37,12 +36,6 @@ began = time.monotonic()
 telemetry.within(telemetry.END_SECONDS, provider.shutdown)
 print(threads, "opentelemetry.exporter" in sys.modules, time.monotonic() - began, sep="|")
 """
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as made:
-        yield made
 
 
 def run(endpoint: str | None) -> tuple[list[str], bool, float, list[dict[str, str]]]:

@@ -8,9 +8,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from opentelemetry import trace
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from ctloop.platform.spans import going_on
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -22,20 +19,6 @@ class ProblemResponse(Exception):
         super().__init__(f"{code}: {title}")
         self.status, self.code, self.title, self.detail, self.hint = status, code, title, detail, hint
         self.errors: list[dict[str, str]] = []
-
-
-class GoingOn:
-    """What is asked for with a ``traceparent`` goes on with the trace of who asks."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = next((value for name, value in scope.get("headers", ()) if name == b"traceparent"), None)
-        if asked is None:
-            return await self.app(scope, receive, send)
-        with going_on(asked.decode("latin-1")):
-            await self.app(scope, receive, send)
 
 
 def problem(

@@ -5,7 +5,7 @@ import contextlib
 import importlib
 import logging
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from ctloop.platform.delivery.hears import Hears, Refused, on, said_types
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.delivery.parking import Parking
 from ctloop.platform.delivery.relay import Relay
-from ctloop.platform.http import GoingOn, ProblemResponse, install_problems, problem
+from ctloop.platform.http import ProblemResponse, install_problems, problem
 from ctloop.platform.jobs.job import Runs, Timer
 from ctloop.platform.jobs.runner import JobRunner
 from ctloop.platform.settings import Settings
@@ -52,6 +52,11 @@ SERVER_SETTINGS = {
     "tcp_keepalives_idle": "15",
     "application_name": "ctloop",
 }
+
+
+def reads(scope: Mapping[str, Any]) -> bool:
+    """Whether a request changes nothing: it gets no span. Nor does a data path of serving's own, whatever it is asked."""
+    return scope.get("method") in ("GET", "HEAD", None)
 
 
 class Service:
@@ -76,7 +81,10 @@ class Service:
         self.resources, self.background = resources, background
         self.liveness = Liveness()
         self._stops: list[Callable[[], None]] = []
-        self.app = FastAPI(title=f"ctloop {name}", version="1", lifespan=self._lifespan, docs_url="/docs")
+        self.app = FastAPI(
+            title=f"ctloop {name}", version="1", lifespan=self._lifespan, docs_url="/docs",
+            telemetry={"tracing": database, "operation_spans": False, "metrics": False, "logs": False, "exclude": reads},
+        )  # fmt: skip
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document of its HTTP face."""
@@ -211,8 +219,6 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
         service.app.include_router(api(edge))
     if asgi is not None:
         service.app.mount("/", asgi)
-    else:  # a data path of its own looks at headers by itself
-        service.app.add_middleware(GoingOn)
     return service
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from opentelemetry import trace
+from opentelemetry.propagate import set_global_textmap
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ctloop.platform.spans import LoopIds, current_traceparent, loop_at_hand, remote
 
@@ -72,6 +74,7 @@ def start_traces(service: str, instance: str) -> TracerProvider:
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    set_global_textmap(TraceContextTextMapPropagator())  # baggage of strangers must not name a loop
     return provider
 
 
