@@ -127,13 +127,18 @@ def closed(client: Client) -> Any:
 
 @pytest.fixture(scope="module")
 def spans(loop: Any, collector: Collector) -> list[Collected]:
-    """All spans of its trace; the last to come are those of who hears that it is deployed, and of the Ray task."""
+    """All spans of its trace: those of who hears last that it is deployed, of the Ray task, and whatever they hang on."""
+    last = {
+        ("ctloop-registry", "process model-deployed.v1"),
+        ("ctloop-monitoring", "process model-deployed.v1"),
+        ("ctloop-training-run", "RUN parcels"),
+    }
 
     def complete() -> list[Collected]:
         found = collector.of_trace(loop["trace_id"])
-        names = [(one.service, one.name) for one in found]
-        last = [("ctloop-monitoring", "process model-deployed.v1"), ("ctloop-registry", "process model-deployed.v1")]
-        return found if all(one in names for one in [*last, ("ctloop-training-run", "RUN parcels")]) else []
+        parents = {one.parent_id for one in found if one.parent_id}
+        whole = last <= {(one.service, one.name) for one in found} and parents <= {one.span_id for one in found}
+        return found if whole else []
 
     return collector.until(complete, "the whole trace")
 
