@@ -13,7 +13,7 @@ import asyncpg
 import uvicorn
 from aiokafka.errors import KafkaError
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
@@ -248,12 +248,12 @@ def _platform_api(service: Service, ready: Callable[[], dict[str, str]] | None) 
         return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
     @api.get("/metrics")
-    async def metrics(request: Request) -> Response:
+    async def metrics(request: Request) -> PlainTextResponse:
         """Prometheus metrics; with exemplars for who accepts OpenMetrics."""
         if service.database:
             await count_dead(service.edge)
         encode, kind = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(REGISTRY), headers={"content-type": kind})
+        return PlainTextResponse(encode(REGISTRY), media_type=kind)
 
     @api.get("/version")
     async def version() -> dict[str, str]:
