@@ -55,6 +55,7 @@ def start_logs(service: str) -> None:
     logging.basicConfig(level=os.environ.get("CTLOOP_LOG_LEVEL", "INFO"), handlers=[handler], force=True)
     for noisy in ("aiokafka", "urllib3", "httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # one line per lost batch, none per retry
 
 
 def collected() -> bool:
