@@ -149,7 +149,10 @@ def loop_ls(model: Annotated[str | None, typer.Option(help="Of one model.")] = N
 
 def loop_show(model: Model, number: Annotated[int, typer.Argument(help="From 1.")], as_json: Json = False) -> None:
     """One loop: each hop with its time."""
-    show.data(client().loop(model, number), as_json=as_json)
+    found = client().loop(model, number)
+    show.data(found if as_json else {name: one for name, one in found.items() if name != "hops"}, as_json=as_json)
+    for hop in () if as_json else found["hops"]:
+        print(f"  +{hop['seconds']:6.2f} s  {hop['service']:<11} {hop['fact']:<16} {hop['sentence']}")
 
 
 def tail(model: Annotated[str | None, typer.Option(help="Of one model.")] = None, as_json: Json = False) -> None:
