@@ -1,10 +1,11 @@
 """What training does outside transactions: run on Ray, keep MLflow's view, have workers warm."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ctloop.events.errors import TransientError
+from ctloop.events.errors import CtloopError
 from ctloop.events.training import TrainingFailed, TrainingStarted
 from ctloop.platform.jobs import Lease, runs
 from ctloop.platform.settings import S3Settings
@@ -20,6 +21,8 @@ from ctloop_training.run_jobs import (
     WorkerWarmed,
 )
 from ctloop_training.run_spec import Failed, OnProgress, Progress, RunOrder, RunSpec, Trained, Trial, WarmOrder
+
+log = logging.getLogger(__name__)
 
 MLFLOW_PATIENCE_SECONDS = 0.5
 """How long a run that has ended waits for MLflow's id of it."""
@@ -91,7 +94,8 @@ class TrainingJobs:
     async def _mlflow_id(self, spec: RunSpec) -> str | None:
         try:
             return await self._mlflow.begin(spec.manifest.model, spec.run_id)
-        except TransientError:
+        except CtloopError as error:  # also where it refuses for good: RecordRun tells that
+            log.info("%s", error, extra={"action": "mlflow-later", "model": spec.manifest.model})
             return None
 
     async def _briefly(self, begun: "asyncio.Task[str | None]") -> str | None:

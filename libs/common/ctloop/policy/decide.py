@@ -129,7 +129,8 @@ def _first(state: PolicyState, now: datetime) -> Decision:
     elif state.labelled < SMALLEST:
         reason = f"no model yet; {state.labelled} labelled rows, nothing is trained below {SMALLEST}"
     else:
-        reason = f"the last run brought no model; tried again at {needed:,.0f} labelled rows ({state.labelled:,} now)"
+        before = "the last run brought no model; tried" if state.decided_at else "no model yet; asked"
+        reason = f"{before} again at {needed:,.0f} labelled rows ({state.labelled:,} now)"
     return Decision(False, None, reason, tree, now)
 
 
@@ -234,5 +235,7 @@ def _lacking(node: EvaluatedNode) -> str:
         return _blocking(node)
     if node.op == "or":
         return "; ".join(_lacking(one) for one in node.args)
+    if node.text == "not running":
+        return "a run is on its way"
     sides = [f"{side.text} {side.value:.4g}" for side in node.args if isinstance(side.value, float)]
     return f"{node.text} does not hold" + (f" ({', '.join(sides)})" if sides else "")
