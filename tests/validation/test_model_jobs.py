@@ -146,6 +146,16 @@ async def test_candidate_and_champion_see_the_same_rows(judge: Judge) -> None:
     assert not gate.passed and gate.candidate and gate.champion and gate.candidate > gate.champion
 
 
+async def test_a_champion_is_judged_on_columns_the_file_no_longer_has(judge: Judge) -> None:
+    """A feature was removed from the record class: the lake still holds what the champion answers with."""
+    champion, candidate = await judge.champion(good()), await judge.candidate(good(C=1e-4))
+    before = await judge.judge(candidate, champion)
+    gone = next(one.name for one in RECORD.fields if one.kind == "number")
+    record = RECORD.model_copy(update={"fields": tuple(one for one in RECORD.fields if one.name != gone)})
+    after = await judge.judge(candidate, champion, MANIFEST.model_copy(update={"record": record}))
+    assert after.champion_metrics == before.champion_metrics
+
+
 async def test_rows_the_champion_learned_from_are_dropped(judge: Judge) -> None:
     """What is left is judged; when nothing is left, that is the refusal."""
     candidate = await judge.candidate(good())

@@ -21,6 +21,7 @@ from ctloop_validation.domain.model_challenge import Sides, challenge, report_js
 from ctloop_validation.model_handlers import ModelHandlers
 from ctloop_validation.model_job_types import EvaluateModel, ModelEvaluated
 from ctloop_validation.model_process import Matrix, ModelMisbehaved, ModelProcess
+from ctloop_validation.model_store import Champion
 
 MODEL_BYTES = 256 << 20
 TICK = timedelta(microseconds=1)
@@ -88,7 +89,7 @@ class ModelJobs:
             record.dataset,
             trained.dataset_version,
             as_of=until - TICK if until else None,
-            columns=gate_columns(record),
+            columns=gate_columns(record, job.champion),
             since=trained.gate_window.start,
             until=trained.gate_window.end,
         )
@@ -143,9 +144,11 @@ def _epoch(job: EvaluateModel) -> int:
     return job.champion.epoch if job.champion else 0
 
 
-def gate_columns(record: RecordSpec) -> list[str]:
-    """What is read of the gate rows: the record, its label, and the arrival where it has no time of its own."""
+def gate_columns(record: RecordSpec, champion: Champion | None) -> list[str]:
+    """What is read of the gate rows: the record, its label, what the champion answers with though the record class no
+    longer has it, and the arrival where the record has no time of its own."""
     names = [*(one.name for one in record.fields), *([record.label.name] if record.label else [])]
+    names += [one.name for one in champion.signature.inputs if record.field(one.name) is None] if champion else []
     return names if record.time else [*names, ARRIVED]
 
 
