@@ -71,3 +71,17 @@ async def test_what_was_measured_long_ago_is_let_go(monitor: Any, world: Any) ->
     for table in ("measured", "drift_score"):
         assert await pool.fetchval(f"SELECT count(*) FROM {table}") == 1
     assert await pool.fetchval("SELECT count(*) FROM label") == 0
+
+
+async def test_waiting_for_predictions_keeps_few_timers(monitor: Any, world: Any) -> None:
+    """Data are ahead and predictions keep coming: each asks to be looked at again, the timers do not add up."""
+    await monitor.promote(1)
+    await monitor.labels([], world.START + 5 * world.HOUR)
+    pool = monitor.edge.pool
+    for number in range(6):
+        await monitor.serve([world.Prediction(f"r{number}", world.START)])
+        rows = await pool.fetch("SELECT id, arguments FROM job WHERE kind = 'look-again' AND state = 'QUEUED'")
+        assert 1 <= len(rows) <= 2
+        for row in rows:
+            await pool.execute("UPDATE job SET state = 'DONE' WHERE id = $1", row["id"])
+            assert await monitor.tell(LookAgain.model_validate_json(row["arguments"])) == ()

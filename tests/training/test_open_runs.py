@@ -228,3 +228,14 @@ async def test_why_not_tells_what_holds_it_back(desk: Desk) -> None:
     said = (await read_why_not(desk.store, desk.connection, "flowers")).sentence
     assert "runs_today" in said and "budget" in said, said
     assert (await desk.decisions())[0].data_time == START + 62 * WEEK
+
+
+async def test_what_an_api_asks_is_answered_by_an_index(desk: Desk) -> None:
+    """Tables of decisions and jobs grow; a page does not read them."""
+    await desk.connection.execute("SET LOCAL enable_seqscan = off")
+    for question, index in (
+        ("SELECT * FROM decision WHERE model = 'm' AND seq < 9 ORDER BY seq DESC LIMIT 5", "decision_of_model"),
+        ("SELECT 1 FROM job WHERE kind = 'train-model' AND arguments::jsonb #>> '{spec,run_id}' = 'x'", "job_of_run"),
+    ):
+        plan = "\n".join(row[0] for row in await desk.connection.fetch("EXPLAIN " + question))
+        assert index in plan and "Sort" not in plan, plan
