@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ctloop.events.errors import TransientError
+from ctloop.events.errors import RejectedEvent
 from ctloop.events.manifest import RecordSpec
 from ctloop.events.model import ModelValidated
 from ctloop.events.training import ModelTrained
@@ -25,6 +25,11 @@ from ctloop_validation.model_store import Champion
 
 MODEL_BYTES = 256 << 20
 TICK = timedelta(microseconds=1)
+CHAMPION_TRIES = 2
+
+
+class ChampionUnusable(RejectedEvent):
+    """The champion's bytes do not run any more, not even in a fresh process."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class ModelJobs:
         """Judge a candidate. A model that misbehaves is refused; only what is ours is tried again.
 
         Raises:
-            TransientError: the store does not answer, or the champion cannot be replayed.
+            TransientError: the store does not answer.
+            ChampionUnusable: there is nothing to compare with.
         """
         started = time.perf_counter()
         rows = await asyncio.to_thread(self._gate_rows, job)
@@ -111,11 +117,14 @@ class ModelJobs:
     async def _champion_outputs(self, job: EvaluateModel, inputs: pa.Table) -> Matrix | None:
         if job.champion is None:
             return None
-        body = await self._onnx(job.champion.onnx)
-        try:
-            return await self.model_process.replay(body, job.champion.signature, inputs)
-        except ModelMisbehaved as error:
-            raise TransientError(f"champion {job.champion.version} could not be replayed: {error}") from error
+        why = ""
+        for _ in range(CHAMPION_TRIES):
+            try:
+                body = await self._onnx(job.champion.onnx)
+                return await self.model_process.replay(body, job.champion.signature, inputs)
+            except ModelMisbehaved as error:
+                why = str(error)
+        raise ChampionUnusable(f"champion {job.champion.version} could not be replayed: {why}")
 
     async def _onnx(self, ref: ObjectRef) -> bytes:
         if ref.bytes > MODEL_BYTES:
