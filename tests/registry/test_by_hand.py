@@ -134,3 +134,11 @@ async def test_a_failed_verdict_of_the_champion_itself_moves_nothing(registry: A
     await registry.judged(1, 0)
     assert await registry.judged(1, 1, Verdict.FAILED) == ()
     assert await registry.epochs() == [(1, 1)]
+
+
+async def test_applying_under_a_star_needs_a_pipeline_in_force(registry: Any) -> None:
+    """RFC 9110: a star matches whatever is there, and nothing when nothing is."""
+    (said,) = await registry.ask(ApplyPipeline(manifest=changed(registry, trials=9), if_match="*"))
+    assert said.pipeline_version == 2
+    with pytest.raises(Refused, match="another pipeline is in force"):
+        await registry.ask(ApplyPipeline(manifest=changed(registry, model="fresh"), if_match="*"))

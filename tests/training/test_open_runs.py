@@ -217,7 +217,8 @@ async def test_why_not_tells_what_holds_it_back(desk: Desk) -> None:
     """Nothing yet; a run on its way; the condition that did not hold, with its values."""
     assert "too few labels" in (await read_why_not(desk.store, desk.connection, "flowers")).sentence
     await desk.first_run()
-    assert "decided on" in (await read_why_not(desk.store, desk.connection, "flowers")).sentence
+    said = (await read_why_not(desk.store, desk.connection, "flowers")).sentence
+    assert "decided on" in said and "has not ended" in said
     (run,) = await desk.runs()
     await desk.handlers.on_model_promoted(promoted(1, run.run_id), desk.work("promoted"))
     await desk.handlers.on_data_validated(validated(600, 5000), desk.work("data"))

@@ -93,7 +93,8 @@ class RegistryHandlers:
         manifest = command.manifest
         await self.store.pointer.lock(work.connection, manifest.model)
         now = await self.store.pipelines.in_force(work.connection, manifest.model)
-        if command.if_match is not None and command.if_match != (now.digest if now else ""):
+        digest = now.digest if now else ""
+        if command.if_match is not None and command.if_match != digest and not (digest and command.if_match == "*"):
             raise refused(412, "CT3206", "another pipeline is in force", f"{now.digest if now else 'none'} is in force")
         if now is not None and now.digest == manifest.digest:
             return ()

@@ -56,6 +56,14 @@ class StoredDecision(Value):
     plan: Plan | None = None
 
 
+class LastRun(Value):
+    """The newest run of a model."""
+
+    id: UUID
+    state: RunState
+    asked_at: AwareDatetime
+
+
 class JudgedRun(Value):
     """The decision a run is of."""
 
@@ -205,12 +213,12 @@ class TrainingStore:
         )
         return JudgedRun.model_validate(dict(row)) if row else None
 
-    async def last_run(self, connection: Connection, model: str) -> tuple[UUID, RunState] | None:
+    async def last_run(self, connection: Connection, model: str) -> LastRun | None:
         """The run that was asked for last, and what became of it."""
         row = await connection.fetchrow(
-            "SELECT id, state FROM run WHERE model = $1 ORDER BY asked_at DESC, id LIMIT 1", model
+            "SELECT id, state, asked_at FROM run WHERE model = $1 ORDER BY asked_at DESC, id LIMIT 1", model
         )
-        return (row["id"], row["state"]) if row else None
+        return LastRun.model_validate(dict(row)) if row else None
 
     async def runs(
         self, connection: Connection, *, model: str | None, id: UUID | None = None, limit: int = 50

@@ -1,10 +1,8 @@
 """Why a model is not trained now: what the last decision was, and what waits for whom."""
 
-from uuid import UUID
-
 from ctloop.events.envelope import Value
 from ctloop_training.domain.outcomes import Outcome
-from ctloop_training.store import Connection, RunState, StoredDecision, TrainingStore
+from ctloop_training.store import Connection, LastRun, StoredDecision, TrainingStore
 
 
 class WhyNot(Value):
@@ -34,21 +32,35 @@ async def read_why_not(store: TrainingStore, connection: Connection, model: str)
     )
 
 
-def sentence(latest: StoredDecision | None, run: tuple[UUID, RunState] | None) -> str:
-    """What the last decision was, and a run that passed and is not promoted.
+def sentence(latest: StoredDecision | None, run: LastRun | None) -> str:
+    """What the last decision was, and the run that is on its way, or passed and is not promoted.
 
     >>> sentence(None, None)
     'no window has ended and too few labels have come yet'
     """
     if latest is None:
         return "no window has ended and too few labels have come yet"
+    return _decided(latest) + (_waits(run) if run is not None else "")
+
+
+def _decided(latest: StoredDecision) -> str:
     match latest.outcome:
         case Outcome.DECLINED:
-            said = latest.reason
+            return latest.reason
         case Outcome.ACTED:
-            said = f"it was decided on ({latest.reason}); run {latest.run_id}"
+            return f"it was decided on: {latest.reason}"
         case Outcome.PROPOSED | Outcome.WATCHED:
-            said = f"{latest.reason}: {latest.outcome.value} as decision {latest.id}, which a person may approve"
-    if run is not None and run[1] == "passed":
-        said += f"; run {run[0]} passed its gates and waits for a person, or for the champion of now, to be promoted"
-    return said
+            return f"{latest.reason}: {latest.outcome.value}; a person may say: ctloop approve {latest.id}"
+
+
+def _waits(run: LastRun) -> str:
+    since = f"asked for at {run.asked_at:%Y-%m-%d %H:%M:%S} UTC"
+    match run.state:
+        case "open":
+            return f"; run {run.id}, {since}, has not ended"
+        case "trained":
+            return f"; run {run.id}, {since}, is being judged"
+        case "passed":
+            return f"; run {run.id} passed its gates and waits for a person, or for the champion of now, to be promoted"
+        case "failed" | "refused" | "promoted":
+            return ""
