@@ -211,6 +211,17 @@ def test_why_of_a_refused_version_is_found_by_its_run(site: Site) -> None:
         assert (ended.returncode, ended.stdout) == (Exit.OK, "REFUSED\n"), ended.stderr
 
 
+def test_a_proposal_is_approved(site: Site) -> None:
+    """By the id that why --not tells; a second time is a clear no."""
+    run = "0b2f0c7e-5d6f-4a49-9d6c-3f0f6a1b7c55"
+    site.answers["POST", f"/v1/decisions/{run}:approve"] = (
+        202,
+        {"decision_id": run, "loop_id": run, "reason": "worse"},
+    )
+    ended = ctloop(site, "approve", run)
+    assert ended.returncode == Exit.OK and json.loads(ended.stdout)["reason"] == "worse", ended.stderr
+
+
 def test_a_problem_for_machines_is_json(site: Site) -> None:
     """With --json the problem on stderr is one object with its exit code."""
     ended = ctloop(site, "model", "show", "nothing", "--json")
@@ -230,5 +241,5 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.rstrip().endswith("HEAVY []"), done.stdout[-300:]
     names = ("check", "apply", "replay", "up", "down", "status", "logs", "send", "tail", "why", "model", "loop")
-    for name in (*names, "dlq", "data", "retrain", "demo"):
+    for name in (*names, "dlq", "data", "retrain", "approve", "demo"):
         assert f"  {name} " in done.stdout, name

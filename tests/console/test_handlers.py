@@ -14,7 +14,7 @@ from ctloop.platform.http import install_problems
 from ctloop_console.api import create_api
 from ctloop_console.domain.loops import LoopState
 from ctloop_console.reads import Reads
-from ctloop_console.store import Filter
+from ctloop_console.store import NUMBERS, Filter
 
 
 async def test_a_loop_is_closed_with_its_times(console: Any, facts: Any) -> None:
@@ -58,6 +58,31 @@ async def test_why_tells_decision_causes_gates_and_promotion(console: Any, facts
     assert (why.model, why.version, why.run_id) == ("flights", 2, run_id)
     assert why.decision.tree.text and why.causes and why.validated[0].gates
     assert why.loop.state is LoopState.CLOSED and why.decision.reason in why.sentence
+
+
+async def test_a_promotion_by_hand_closes_the_loop_of_its_run(console: Any, facts: Any) -> None:
+    """A person's command is no part of a loop; the run it promotes is. The first answer carries the loop again."""
+    told = facts()
+    by_hand = [
+        type(one)(one.event, one.envelope.model_copy(update={"loop_id": None}))
+        if isinstance(one.event, ModelPromoted)
+        else one
+        for one in told
+    ]
+    await console.hear(by_hand)
+    ((loop,), _) = await console.read(Reads(console.store).loops, "flights", None, 10)
+    assert loop.state is LoopState.CLOSED and (loop.version, loop.epoch) == (1, 1)
+    assert "ModelPromoted" in [hop.fact for hop in loop.hops]
+
+
+async def test_numbering_loops_reads_the_decisions_only(console: Any, facts: Any) -> None:
+    """Not all facts about their model: the plan uses the index of what it counts."""
+    await console.hear(facts())
+    async with console.edge.transaction() as connection:
+        await connection.execute("SET LOCAL enable_seqscan = off")
+        plan = await connection.fetch("EXPLAIN " + NUMBERS, "t", [uuid4()])
+    text = "\n".join(row[0] for row in plan)
+    assert "fact_decision" in text and "Index Only Scan" in text, text
 
 
 async def test_loops_are_paged_newest_first(console: Any, facts: Any) -> None:

@@ -1,23 +1,28 @@
 """The registry's handlers on a real PostgreSQL, told facts and commands one by one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
 import asyncpg
 import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
 
 from ctloop.events.envelope import Envelope, Event
 from ctloop.events.manifest import ConditionSpec, Manifest
-from ctloop.events.model import ModelValidated
+from ctloop.events.model import ModelValidated, PerformanceMeasured
 from ctloop.events.pipeline import PipelineReleased
-from ctloop.events.values import Verdict
+from ctloop.events.values import Measured, Verdict, Window
 from ctloop.platform.delivery import Edge
 from ctloop.platform.migrate import make_schema
+from ctloop.platform.settings import S3Settings
+from ctloop.platform.storage import Objects
 from ctloop.policy.conditions import compile_condition
+from ctloop_registry.api import create_api
 from ctloop_registry.commands import ApplyPipeline
 from ctloop_registry.handlers import HEARS, RegistryHandlers
 from ctloop_registry.store import RegistryStore
@@ -40,6 +45,7 @@ class Registry:
     manifest: Manifest
     template: ModelValidated
     told: int = 0
+    runs: UUID = RUNS
 
     @property
     def model(self) -> str:
@@ -111,3 +117,27 @@ async def registry(database: str) -> AsyncIterator[Registry]:
         made = Registry(edge, store, manifest, template)
         await made.ask(ApplyPipeline(manifest=manifest))
         yield made
+
+
+@pytest.fixture
+def measured(registry: Registry) -> Callable[..., PerformanceMeasured]:
+    """A window of a version under an epoch."""
+
+    def window(*, log_loss: float, version: int, epoch: int) -> PerformanceMeasured:
+        end = datetime(2013, 5, 20, tzinfo=UTC)
+        return PerformanceMeasured(
+            model=registry.model, version=version, epoch=epoch, window=Window(start=end - timedelta(days=7), end=end),
+            predictions=1000, labels=500, coverage=0.5, metrics=(Measured(name="log_loss", value=log_loss),),
+            data_time=end,
+        )  # fmt: skip
+
+    return window
+
+
+@pytest.fixture
+async def client(registry: Registry) -> AsyncIterator[AsyncClient]:
+    """The registry's paths, without the service around them."""
+    app = FastAPI()
+    app.include_router(create_api(registry.store, Objects(S3Settings()))(registry.edge))
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://registry") as opened:
+        yield opened

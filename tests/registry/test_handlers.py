@@ -15,10 +15,9 @@ from ctloop.events.model import (
     ModelPromoted,
     ModelRolledBack,
     ModelValidated,
-    PerformanceMeasured,
 )
 from ctloop.events.pipeline import PipelineReleased
-from ctloop.events.values import Measured, Verdict, Window
+from ctloop.events.values import Verdict
 from ctloop.platform.delivery import IdempotencyConflict, Refused
 from ctloop_registry.commands import ApplyPipeline, PromoteVersion, RollBack
 from ctloop_registry.domain.pointer import Outcome, promotion
@@ -174,24 +173,15 @@ async def test_a_repeated_command_moves_the_pointer_once(registry: Any) -> None:
     assert len(await registry.epochs()) == 3
 
 
-def measured(registry: Any, *, log_loss: float, version: int, epoch: int) -> PerformanceMeasured:
-    """A window of a version."""
-    end = datetime(2013, 5, 20, tzinfo=UTC)
-    return PerformanceMeasured(
-        model=registry.model, version=version, epoch=epoch, window=Window(start=end - timedelta(days=7), end=end),
-        predictions=1000, labels=500, coverage=0.5, metrics=(Measured(name="log_loss", value=log_loss),), data_time=end,
-    )  # fmt: skip
-
-
-async def test_rollback_condition_goes_back_once(registry: Any) -> None:
+async def test_rollback_condition_goes_back_once(registry: Any, measured: Any) -> None:
     """The manifest's condition holds for the champion of now: back; for another epoch, or not holding: nothing."""
     await registry.judged(1, 0)
     await registry.judged(2, 1)
-    assert await registry.tell(measured(registry, log_loss=0.5, version=2, epoch=2)) == ()
-    assert await registry.tell(measured(registry, log_loss=2.0, version=1, epoch=1)) == ()
-    (said,) = await registry.tell(measured(registry, log_loss=2.0, version=2, epoch=2))
+    assert await registry.tell(measured(log_loss=0.5, version=2, epoch=2)) == ()
+    assert await registry.tell(measured(log_loss=2.0, version=1, epoch=1)) == ()
+    (said,) = await registry.tell(measured(log_loss=2.0, version=2, epoch=2))
     assert isinstance(said, ModelRolledBack) and said.version == 1 and "log_loss" in said.reason
-    assert await registry.tell(measured(registry, log_loss=2.0, version=1, epoch=3)) == ()
+    assert await registry.tell(measured(log_loss=2.0, version=1, epoch=3)) == ()
 
 
 async def test_history_tells_what_was_live_at_a_time(registry: Any) -> None:

@@ -160,6 +160,19 @@ async def test_undecided_candidates_challenge_again_when_the_champion_moves(desk
     assert await desk.challenges() == [(run_id("c"), 2)]
 
 
+async def test_of_many_that_wait_for_a_person_the_newest_challenges_again(desk: Desk) -> None:
+    """Proposals nobody promoted are superseded: a champion that moves costs one evaluation, however many wait."""
+    await desk.on_model_promoted(moved("a", 1), desk.work("promoted 1"))
+    for name in ("b", "c", "d"):
+        await desk.on_model_trained(trained(name), desk.work(f"trained {name}"))
+        await desk.connection.execute(
+            "UPDATE candidate SET trained_at = clock_timestamp() WHERE run_id = $1", run_id(name)
+        )
+        await desk.finish(evaluated(name, 1), f"end {name}")
+    await desk.on_model_promoted(moved("x", 2), desk.work("moved"))
+    assert await desk.challenges() == [(run_id("d"), 2)]
+
+
 async def test_the_same_move_again_challenges_once(desk: Desk) -> None:
     """A redelivery changes nothing."""
     await desk.on_model_promoted(moved("a", 1), desk.work("promoted 1"))

@@ -20,7 +20,7 @@ from ctloop.platform.settings import S3Settings
 from ctloop.platform.storage import Lake, Objects, Roles
 from ctloop.policy.conditions import compile_condition
 from ctloop_validation.model_job_types import EvaluateModel, ModelEvaluated
-from ctloop_validation.model_jobs import ModelJobs
+from ctloop_validation.model_jobs import ChampionUnusable, ModelJobs
 from ctloop_validation.model_process import ModelProcess
 from ctloop_validation.model_store import Champion
 
@@ -146,6 +146,16 @@ async def test_candidate_and_champion_see_the_same_rows(judge: Judge) -> None:
     assert not gate.passed and gate.candidate and gate.champion and gate.candidate > gate.champion
 
 
+async def test_a_champion_is_judged_on_columns_the_file_no_longer_has(judge: Judge) -> None:
+    """A feature was removed from the record class: the lake still holds what the champion answers with."""
+    champion, candidate = await judge.champion(good()), await judge.candidate(good(C=1e-4))
+    before = await judge.judge(candidate, champion)
+    gone = next(one.name for one in RECORD.fields if one.kind == "number")
+    record = RECORD.model_copy(update={"fields": tuple(one for one in RECORD.fields if one.name != gone)})
+    after = await judge.judge(candidate, champion, MANIFEST.model_copy(update={"record": record}))
+    assert after.champion_metrics == before.champion_metrics
+
+
 async def test_rows_the_champion_learned_from_are_dropped(judge: Judge) -> None:
     """What is left is judged; when nothing is left, that is the refusal."""
     candidate = await judge.candidate(good())
@@ -201,3 +211,19 @@ async def test_a_wrong_parity_is_refused(judge: Judge) -> None:
     wrong = candidate.model_copy(update={"parity": Parity(rows=100, largest_difference=0.5, flipped=20)})
     done = await judge.judge(wrong)
     assert "ONNX = estimator" in failed(done)
+
+
+async def test_a_champion_that_does_not_run_is_no_reason_to_try_for_hours(judge: Judge) -> None:
+    """Without its outputs there is no verdict but no; a person may promote by force."""
+    champion = await judge.champion(good())
+    broken = champion.model_copy(
+        update={"onnx": await judge.objects.put_content("models", not_a_model(), format="onnx")}
+    )
+    with pytest.raises(ChampionUnusable, match="champion 2 could not be replayed"):
+        await judge.judge(await judge.candidate(good()), broken)
+
+
+def test_a_store_that_is_away_refuses_no_model() -> None:
+    """Attempts outlast an outage of half an hour (the runner doubles 0.2 s up to a minute, less up to half by chance)."""
+    waits = [min(0.2 * 2 ** min(attempt, 9), 60.0) / 2 for attempt in range(1, EvaluateModel.max_attempts)]
+    assert sum(waits) > 30 * 60

@@ -189,6 +189,10 @@ class _Calls:
         """Decisions about a model, newest first, acted on or not, each with its condition's values."""
         return self._do(Call("training", "GET", f"/v1/models/{model}/decisions", {"limit": limit}))
 
+    def approve(self, decision_id: str) -> Any:
+        """Act on a decision that autonomy held back."""
+        return self._post("training", f"/v1/decisions/{decision_id}:approve", {})
+
     def loops(self, model: str | None = None, limit: int = 50) -> Any:
         """Loops, newest first."""
         return self._do(Call("console", "GET", "/v1/loops", {"limit": limit} | ({"model": model} if model else {})))

@@ -138,10 +138,11 @@ async def _followed(
     silent = 0
     while not await request.is_disconnected():
         async with edge.reading() as connection:
+            seen = await store.last(connection)
             found = await store.after(connection, cursor, want, PAGE)
         for fact in found:
-            cursor = fact.seq
             yield f"id: {fact.seq}\nevent: fact\ndata: {line(fact, with_data=True).model_dump_json()}\n\n"
+        cursor = max(cursor, seen, *(fact.seq for fact in found)) if len(found) < PAGE else found[-1].seq
         silent = 0 if found else silent + 1
         if silent and silent % KEEPALIVE_TURNS == 0:
             yield ": still here\n\n"

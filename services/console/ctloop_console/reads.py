@@ -45,6 +45,8 @@ class Reads:
 
     async def _fold(self, connection: Connection, decided: Sequence[Fact]) -> tuple[Loop, ...]:
         facts = await self.store.of_loops(connection, [fact.id for fact in decided])
+        runs_of_all = {run for fact in facts if (run := run_of(fact))}
+        by_hand = await self.store.promoted_by_hand(connection, list(runs_of_all))
         causes = {fact.id: fact for fact in await self._causes(connection, decided)}
         numbers = await self.store.numbers(connection, [fact.id for fact in decided])
         loops: list[Loop] = []
@@ -52,6 +54,13 @@ class Reads:
             said = decision.of(RetrainDecided)
             known = [causes[cause] for cause in (said.causes if said else ()) if cause in causes]
             own = [fact for fact in facts if fact.loop_id == decision.id]
+            runs = {run_of(fact) for fact in own}
+            own += [fact for fact in by_hand if run_of(fact) in runs]
             folded = fold_loop(decision, own, known)
             loops.append(folded.model_copy(update={"number": numbers.get(decision.id, 0)}))
         return tuple(loops)
+
+
+def run_of(fact: Fact) -> UUID | None:
+    """The run a fact of a loop is about."""
+    return getattr(fact.event, "run_id", None)

@@ -21,6 +21,7 @@ CREATE INDEX IF NOT EXISTS fact_loop ON fact (loop_id) WHERE loop_id IS NOT NULL
 CREATE INDEX IF NOT EXISTS fact_run ON fact (run_id) WHERE run_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS fact_subject ON fact (subject, seq);
 CREATE INDEX IF NOT EXISTS fact_topic ON fact (topic, seq);
+CREATE INDEX IF NOT EXISTS fact_decision ON fact (topic, subject, said_at, id);
 CREATE INDEX IF NOT EXISTS fact_said ON fact (said_at);
 CREATE INDEX IF NOT EXISTS fact_version ON fact (subject, version, topic) WHERE version IS NOT NULL;
 

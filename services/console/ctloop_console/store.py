@@ -24,6 +24,10 @@ WANTED = """($1::text IS NULL OR subject = $1 OR subject = (SELECT dataset FROM 
             AND ($4::timestamptz IS NULL OR said_at < $4)"""
 """A model's facts are those about it and about its dataset."""
 
+NUMBERS = """SELECT d.id, (SELECT count(*) FROM fact e WHERE e.topic = $1 AND e.subject = d.subject
+                              AND (e.said_at, e.id) <= (d.said_at, d.id)) AS number
+               FROM fact d WHERE d.topic = $1 AND d.id = ANY($2::uuid[])"""
+
 
 class Count(Value):
     """Facts of one topic."""
@@ -113,10 +117,10 @@ class ConsoleStore:
     async def numbers(self, connection: Connection, decisions: Sequence[UUID]) -> dict[UUID, int]:
         """The number of each decision among its model's, from 1, by when it was said."""
         rows = await connection.fetch(
-            """SELECT d.id, (SELECT count(*) FROM fact e WHERE e.topic = $1 AND e.subject = d.subject
-                              AND (e.said_at, e.id) <= (d.said_at, d.id)) AS number
-               FROM fact d WHERE d.topic = $1 AND d.id = ANY($2::uuid[])""", RetrainDecided.topic, list(decisions)
-        )  # fmt: skip
+            NUMBERS,
+            RetrainDecided.topic,
+            list(decisions),
+        )
         return {row["id"]: row["number"] for row in rows}
 
     async def decision_numbered(self, connection: Connection, model: str, number: int) -> UUID | None:
@@ -131,6 +135,15 @@ class ConsoleStore:
         rows = await connection.fetch(
             f"SELECT {COLUMNS} FROM fact WHERE loop_id = ANY($1::uuid[]) OR id = ANY($1::uuid[])",  # noqa: S608
             list(loops),
+        )
+        return _facts(rows)
+
+    async def promoted_by_hand(self, connection: Connection, runs: Sequence[UUID]) -> tuple[Fact, ...]:
+        """Promotions of some runs that a person asked for: they carry no loop."""
+        rows = await connection.fetch(
+            f"SELECT {COLUMNS} FROM fact WHERE run_id = ANY($1::uuid[]) AND loop_id IS NULL AND topic = $2",  # noqa: S608
+            list(runs),
+            ModelPromoted.topic,
         )
         return _facts(rows)
 

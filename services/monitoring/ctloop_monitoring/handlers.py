@@ -124,7 +124,7 @@ class MonitoringHandlers:
             return ()
         progress = await self.store.progress(work.connection, champion)
         if progress.heard_at is not None and work.now - progress.heard_at < IDLE:
-            await self._look_again(champion, work, timer.turn + 1)
+            await self._look_again(champion, work, 1 - timer.turn)
             return ()
         return await self._close(champion, work, idle=True)
 

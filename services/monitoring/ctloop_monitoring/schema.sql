@@ -9,6 +9,7 @@ CREATE TABLE IF NOT EXISTS watch (
   promoted_data_time timestamptz NOT NULL,
   next_end timestamptz NOT NULL,
   first_end timestamptz NOT NULL,
+  labels_from timestamptz NOT NULL, -- observations of labels before this are asked for no more
   reference text,
   reference_failed text,
   detector text,
@@ -57,17 +58,20 @@ CREATE TABLE IF NOT EXISTS measured (
   data_time timestamptz NOT NULL, said text NOT NULL,
   PRIMARY KEY (model, epoch, window_end)
 );
+CREATE INDEX IF NOT EXISTS measured_time ON measured (model, window_end);
 
 CREATE TABLE IF NOT EXISTS drift_score (
   model text NOT NULL, epoch integer NOT NULL, window_end timestamptz NOT NULL, said text NOT NULL,
   PRIMARY KEY (model, epoch, window_end)
 );
+CREATE INDEX IF NOT EXISTS drift_score_time ON drift_score (model, window_end);
 
 CREATE TABLE IF NOT EXISTS episode (
   episode uuid PRIMARY KEY, model text NOT NULL, epoch integer NOT NULL, kind text NOT NULL,
   detected text NOT NULL, resolved text
 );
-CREATE INDEX IF NOT EXISTS episode_model ON episode (model, kind);
+CREATE INDEX IF NOT EXISTS episode_model ON episode (model, (detected::json ->> 'data_time'));
+CREATE INDEX IF NOT EXISTS episode_open ON episode (model, kind) WHERE resolved IS NULL;
 
 CREATE TABLE IF NOT EXISTS deployment (
   model text NOT NULL, epoch integer NOT NULL, replica text NOT NULL, version integer NOT NULL,

@@ -16,23 +16,26 @@ Connection = Any
 class MonitoringStore:
     """Monitoring's tables in its own words. Every method takes the connection of the unit of work."""
 
-    async def watch(self, connection: Connection, promotion: Promotion, first_end: datetime) -> bool:
+    async def watch(
+        self, connection: Connection, promotion: Promotion, first_end: datetime, labels_from: datetime
+    ) -> bool:
         """Watch a new epoch from now on; False when a later one is watched already."""
         window = promotion.training_window
         return bool(
             await connection.fetchval(
                 """INSERT INTO watch (model, dataset, version, epoch, pipeline_digest, classes, training_start,
-                     training_end, training_rows, promoted_data_time, first_end, next_end)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)
+                     training_end, training_rows, promoted_data_time, first_end, next_end, labels_from)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12)
                    ON CONFLICT (model) DO UPDATE SET dataset = excluded.dataset, version = excluded.version,
                      epoch = excluded.epoch, pipeline_digest = excluded.pipeline_digest, classes = excluded.classes,
                      training_start = excluded.training_start, training_end = excluded.training_end,
                      training_rows = excluded.training_rows, promoted_data_time = excluded.promoted_data_time,
-                     first_end = excluded.first_end, next_end = excluded.next_end,
+                     first_end = excluded.first_end, next_end = excluded.next_end, labels_from = excluded.labels_from,
                      reference = NULL, reference_failed = NULL, detector = NULL, episodes = NULL
                    WHERE watch.epoch < excluded.epoch RETURNING true""",
                 promotion.model, promotion.dataset, promotion.version, promotion.epoch, promotion.pipeline_digest,
                 list(promotion.signature.classes), window.start, window.end, window.rows, promotion.data_time, first_end,
+                labels_from,
             )
         )  # fmt: skip
 
@@ -77,7 +80,7 @@ class MonitoringStore:
         await connection.execute(
             "UPDATE watch SET reference_failed = $3 WHERE model = $1 AND epoch = $2", model, epoch, message
         )
-        await connection.execute("DELETE FROM unbinned WHERE model = $1 AND epoch = $2", model, epoch)
+        await connection.execute("DELETE FROM unbinned WHERE model = $1 AND epoch <= $2", model, epoch)
 
     async def add_predictions(
         self, connection: Connection, model: str, found: PredictionColumns, now: datetime
@@ -114,6 +117,10 @@ class MonitoringStore:
                ON CONFLICT (dataset) DO UPDATE SET data_time = greatest(dataset_clock.data_time, excluded.data_time)""",
             dataset, data_time,
         )  # fmt: skip
+
+    async def data_time(self, connection: Connection, dataset: str) -> datetime | None:
+        """How far the data of a dataset have come; None: none was heard of."""
+        return await connection.fetchval("SELECT data_time FROM dataset_clock WHERE dataset = $1", dataset)
 
     async def progress(self, connection: Connection, champion: Champion) -> Progress:
         """How far data and predictions have come."""
@@ -173,7 +180,7 @@ class MonitoringStore:
         """Ends of measured windows in which a label of one of these records was observed."""
         rows = await connection.fetch(
             """SELECT DISTINCT m.window_end FROM label l
-               JOIN measured m ON l.observed_at < m.window_end AND l.observed_at >= m.window_end - $5::interval
+               JOIN measured m ON m.window_end > l.observed_at AND m.window_end <= l.observed_at + $5::interval
                WHERE l.dataset = $1 AND l.record_id = ANY($2::text[]) AND m.model = $3 AND m.epoch = $4
                ORDER BY m.window_end""",
             champion.dataset, list(record_ids), champion.model, champion.epoch, step,
@@ -254,21 +261,6 @@ class MonitoringStore:
             "SELECT episode, kind FROM episode WHERE model = $1 AND resolved IS NULL ORDER BY kind, episode", model
         )
         return tuple(OpenEpisode(row["episode"], row["kind"]) for row in rows)
-
-    async def forget(self, connection: Connection, champion: Champion, before: datetime) -> None:
-        """Let go of predictions, labels and bins that no window will ask for again."""
-        await connection.execute("DELETE FROM prediction WHERE model = $1 AND data_time < $2", champion.model, before)
-        await connection.execute(
-            """DELETE FROM label l WHERE dataset = $1 AND observed_at < $2 AND NOT EXISTS (
-                 SELECT 1 FROM watch w WHERE w.dataset = $1 AND w.next_end < $2)""",
-            champion.dataset, before,
-        )  # fmt: skip
-        await connection.execute(
-            "DELETE FROM binned WHERE model = $1 AND (epoch < $2 OR window_end < $3)",
-            champion.model,
-            champion.epoch,
-            before,
-        )
 
     async def keep_deployment(self, connection: Connection, event: ModelDeployed) -> None:
         """Which replica answers with what since when."""

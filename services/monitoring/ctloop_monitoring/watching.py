@@ -10,7 +10,7 @@ from prometheus_client import Gauge
 from ctloop.events.drift import DriftResolved
 from ctloop.events.envelope import Event
 from ctloop.events.manifest import Manifest
-from ctloop.events.model import PerformanceMeasured, Promotion
+from ctloop.events.model import ModelRolledBack, PerformanceMeasured, Promotion
 from ctloop.events.values import Window
 from ctloop.platform.delivery import UnitOfWork
 from ctloop.platform.pipelines import manifest_by_digest
@@ -18,6 +18,7 @@ from ctloop_monitoring.domain import bins, judge
 from ctloop_monitoring.domain.champion import Champion, Progress
 from ctloop_monitoring.domain.columns import inputs
 from ctloop_monitoring.store import MonitoringStore
+from ctloop_monitoring.store_forget import forget, forget_measured
 
 DRIFT_SCORE = Gauge(
     "ctloop_drift_score",
@@ -28,6 +29,8 @@ MOST_WINDOWS = 100
 """Windows that are said when data time jumps; those before are passed over."""
 KEPT_WINDOWS = 200
 """Windows for which predictions and labels are kept."""
+KEPT_MEASURED = 5_000
+"""Windows whose measurement and scores are kept for people."""
 
 
 class Watching:
@@ -37,10 +40,13 @@ class Watching:
         self.store = store
 
     async def begin(self, promotion: Promotion, work: UnitOfWork) -> bool:
-        """Watch a new epoch; False when a later one is watched."""
+        """Watch a new epoch; False when a later one is watched. One that came back is watched from now on."""
         await manifest_by_digest(work.connection, promotion.pipeline_digest)
-        step = judge.step(promotion.training_window)
-        return await self.store.watch(work.connection, promotion, judge.end_after(promotion.data_time, step))
+        step, since = judge.step(promotion.training_window), promotion.data_time
+        if isinstance(promotion, ModelRolledBack):
+            since = max(since, await self.store.data_time(work.connection, promotion.dataset) or since)
+        first_end = judge.end_after(since, step)
+        return await self.store.watch(work.connection, promotion, first_end, first_end - KEPT_WINDOWS * step)
 
     async def replaced(self, before: Champion, by: Promotion, work: UnitOfWork) -> tuple[Event, ...]:
         """The open episodes of a version that no longer answers are over."""
@@ -122,7 +128,8 @@ class Watching:
         await self.store.move_on(
             work.connection, champion, moved.next_end, detector=moved.detector, episodes=moved.episodes
         )
-        await self.store.forget(work.connection, champion, end - KEPT_WINDOWS * step)
+        await forget(work.connection, champion, end - KEPT_WINDOWS * step)
+        await forget_measured(work.connection, champion, end - KEPT_MEASURED * step)
         said: list[Event] = [*seen.said, measured]
         if await self.store.corrected_since(work.connection, champion, window.start, end):
             said += await self._measure_now(champion, manifest, window, progress, work)

@@ -73,3 +73,4 @@ class LookAgain(Timer):
     model: str
     end: AwareDatetime
     turn: int = 0
+    """0 or 1: a timer that sets itself again must be another one, and no more than two are ever open."""

@@ -56,6 +56,12 @@ class Applied(BaseModel):
 
 class VersionPage(BaseModel):
     items: tuple[Evidence, ...]
+    next_cursor: int | None = None
+
+
+class HistoryPage(BaseModel):
+    items: tuple[Moved, ...]
+    next_cursor: int | None
 
 
 def create_api(store: RegistryStore, objects: Objects) -> Callable[[Edge], APIRouter]:
@@ -137,7 +143,8 @@ def _add_models(api: APIRouter, edge: Edge, store: RegistryStore) -> None:
     async def versions(model: str, cursor: int | None = None, limit: Limit = 50) -> VersionPage:
         """The last judgement of each version, newest first."""
         async with edge.reading() as connection:
-            return VersionPage(items=await store.versions.newest(connection, model, cursor, limit))
+            found = await store.versions.newest(connection, model, cursor, limit)
+        return VersionPage(items=found, next_cursor=found[-1].version if len(found) == limit else None)
 
     @api.get("/models/{model}/versions/{version}")
     async def show_version(model: str, version: int) -> VersionPage:
@@ -156,10 +163,11 @@ def _add_models(api: APIRouter, edge: Edge, store: RegistryStore) -> None:
         return pointer
 
     @api.get("/models/{model}/history")
-    async def history(model: str) -> dict[str, tuple[Moved, ...]]:
+    async def history(model: str, cursor: int = 0, limit: Limit = 500) -> HistoryPage:
         """Every move of the pointer, oldest first."""
         async with edge.reading() as connection:
-            return {"items": await store.pointer.history(connection, model)}
+            found = await store.pointer.history(connection, model, cursor, limit)
+        return HistoryPage(items=found, next_cursor=found[-1].epoch if len(found) == limit else None)
 
     @api.get("/models/{model}/deployments/{epoch}")
     async def deployments(model: str, epoch: int) -> dict[str, tuple[Deployment, ...]]:
@@ -194,7 +202,7 @@ def _found(value: T | None, what: str) -> T:
 
 
 def _epoch(if_match: str | None) -> int | None:
-    if if_match is None:
+    if if_match is None or if_match.strip() == "*":
         return None
     try:
         return int(if_match.strip('" '))

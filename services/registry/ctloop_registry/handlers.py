@@ -5,6 +5,7 @@ from uuid import UUID
 
 from ctloop.events.envelope import Event, derived_id
 from ctloop.events.errors import ModelNotYetKnown
+from ctloop.events.manifest import Manifest
 from ctloop.events.model import (
     DeploymentFailed,
     ModelDeployed,
@@ -48,20 +49,27 @@ class RegistryHandlers:
         await self.store.pointer.lock(work.connection, said.model)
         version = await self.store.versions.number(work.connection, said, work.now)
         now = await self.store.pointer.read(work.connection, said.model)
-        outcome = judge(said, version=version, champion=now and (now.version, now.epoch), autonomy=manifest.autonomy)
+        in_force = await self._in_force(said.model, work)
+        outcome = judge(
+            said,
+            version=version,
+            champion=now and (now.version, now.epoch),
+            autonomy=(manifest.autonomy, in_force.autonomy),
+            was_champion=await self.store.pointer.promotion_of(work.connection, said.model, version) is not None,
+        )
         evidence = await self._keep(said, version, outcome, work)
         if outcome is not Outcome.PROMOTE:
             return ()
         return await self._promote(evidence, now, work, moved_by="registry")
 
     async def on_performance_measured(self, said: PerformanceMeasured, work: UnitOfWork) -> tuple[Event, ...]:
-        """Go back when the manifest's rollback condition holds for the champion of now."""
+        """Go back when the rollback condition in force holds for the champion of now."""
         await self.store.pointer.lock(work.connection, said.model)
         now = await self.store.pointer.read(work.connection, said.model)
         if now is None or (now.version, now.epoch) != (said.version, said.epoch) or not said.final:
             return ()
-        manifest = await self.store.pipelines.manifest(work.connection, now.pipeline_digest)
-        if manifest is None or manifest.rollback is None or not fires(manifest.rollback, said):
+        manifest = await self._in_force(said.model, work)
+        if manifest.rollback is None or not fires(manifest.rollback, said):
             return ()
         target = await self._target(work, now)
         if target is None:
@@ -85,7 +93,8 @@ class RegistryHandlers:
         manifest = command.manifest
         await self.store.pointer.lock(work.connection, manifest.model)
         now = await self.store.pipelines.in_force(work.connection, manifest.model)
-        if command.if_match is not None and command.if_match != (now.digest if now else ""):
+        digest = now.digest if now else ""
+        if command.if_match is not None and command.if_match != digest and not (digest and command.if_match == "*"):
             raise refused(412, "CT3206", "another pipeline is in force", f"{now.digest if now else 'none'} is in force")
         if now is not None and now.digest == manifest.digest:
             return ()
@@ -131,9 +140,21 @@ class RegistryHandlers:
 
     # What they share
 
+    async def _in_force(self, model: str, work: UnitOfWork) -> Manifest:
+        release = await self.store.pipelines.in_force(work.connection, model)
+        manifest = release and await self.store.pipelines.manifest(work.connection, release.digest)
+        assert manifest is not None, "a version was made by a pipeline of its model"
+        return manifest
+
     async def _keep(self, said: ModelValidated, version: int, outcome: Outcome, work: UnitOfWork) -> Evidence:
         evidence = Evidence(
-            id=work.cause.id, model=said.model, version=version, outcome=outcome, said=said, recorded_at=work.now
+            id=work.cause.id,
+            model=said.model,
+            version=version,
+            outcome=outcome,
+            said=said,
+            recorded_at=work.now,
+            loop_id=work.cause.loop_id,
         )
         await self.store.versions.add_evidence(work.connection, evidence, work.cause.time)
         await work.jobs.add(ProjectVersion.of(said, version))
@@ -163,7 +184,7 @@ class RegistryHandlers:
             previous_version=now.version if now else None,
             by_person=moved_by == "person",
         )
-        return await self._move(fact, evidence.id, work, moved_by, reason)
+        return await self._move(fact, evidence.id, work, moved_by, reason, loop_id=evidence.loop_id)
 
     async def _go_back(
         self, now: ChampionPointer, to: int, work: UnitOfWork, *, moved_by: str, reason: str
@@ -176,7 +197,13 @@ class RegistryHandlers:
         return await self._move(fact, evidence, work, moved_by, reason)
 
     async def _move(
-        self, fact: ModelPromoted | ModelRolledBack, evidence: UUID, work: UnitOfWork, moved_by: str, reason: str
+        self,
+        fact: ModelPromoted | ModelRolledBack,
+        evidence: UUID,
+        work: UnitOfWork,
+        moved_by: str,
+        reason: str,
+        loop_id: UUID | None = None,
     ) -> tuple[Event, ...]:
         move = PointerMove(
             fact=fact,
@@ -184,7 +211,7 @@ class RegistryHandlers:
             moved_by=moved_by,
             reason=reason,
             event_id=derived_id(work.cause.id, fact.type(), fact.discriminator),
-            loop_id=work.cause.loop_id,
+            loop_id=work.cause.loop_id or loop_id,
             traceparent=work.traceparent,
             since=work.now,
         )

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS evidence (
   fact text NOT NULL,
   judged_at timestamptz NOT NULL,
   recorded_at timestamptz NOT NULL,
+  loop_id uuid,
   FOREIGN KEY (model, version) REFERENCES model_version (model, version),
   UNIQUE (id, model, version)
 );
@@ -76,6 +77,7 @@ CREATE TABLE IF NOT EXISTS champion_history (
   PRIMARY KEY (model, epoch),
   FOREIGN KEY (evidence, model, version) REFERENCES evidence (id, model, version)
 );
+CREATE INDEX IF NOT EXISTS champion_history_version ON champion_history (model, version, epoch) WHERE move = 'promoted';
 
 CREATE TABLE IF NOT EXISTS deployment (
   model text NOT NULL,

@@ -95,15 +95,15 @@ class VersionTable:
     async def add_evidence(self, connection: Connection, row: Evidence, judged_at: datetime) -> None:
         """Keep a judgement."""
         await connection.execute(
-            "INSERT INTO evidence VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO evidence VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             row.id, row.model, row.version, row.said.verdict.value, row.said.champion_epoch, row.outcome.value,
-            row.said.model_dump_json(), judged_at, row.recorded_at,
+            row.said.model_dump_json(), judged_at, row.recorded_at, row.loop_id,
         )  # fmt: skip
 
     async def evidence_of(self, connection: Connection, model: str, version: int) -> tuple[Evidence, ...]:
         """Every judgement of a version, newest first."""
         rows = await connection.fetch(
-            """SELECT id, model, version, outcome, fact, recorded_at FROM evidence
+            """SELECT id, model, version, outcome, fact, recorded_at, loop_id FROM evidence
                WHERE model = $1 AND version = $2 ORDER BY recorded_at DESC, id""", model, version
         )  # fmt: skip
         return tuple(_evidence(row) for row in rows)
@@ -111,7 +111,7 @@ class VersionTable:
     async def newest(self, connection: Connection, model: str, before: int | None, limit: int) -> tuple[Evidence, ...]:
         """The last judgement of each version, newest version first, below a number."""
         rows = await connection.fetch(
-            """SELECT DISTINCT ON (version) id, model, version, outcome, fact, recorded_at FROM evidence
+            """SELECT DISTINCT ON (version) id, model, version, outcome, fact, recorded_at, loop_id FROM evidence
                WHERE model = $1 AND ($2::integer IS NULL OR version < $2)
                ORDER BY version DESC, recorded_at DESC LIMIT $3""", model, before, limit
         )  # fmt: skip
@@ -175,11 +175,13 @@ class PointerTable:
             move.evidence, text, move.event_id, move.loop_id, move.since,
         )  # fmt: skip
 
-    async def history(self, connection: Connection, model: str) -> tuple[Moved, ...]:
-        """Every epoch of a model, oldest first."""
+    async def history(
+        self, connection: Connection, model: str, after: int = 0, limit: int = 10_000
+    ) -> tuple[Moved, ...]:
+        """The epochs of a model after one, oldest first."""
         rows = await connection.fetch(
             """SELECT model, epoch, version, previous_version, move, moved_by, reason, evidence, event_id, loop_id, since
-               FROM champion_history WHERE model = $1 ORDER BY epoch""", model
+               FROM champion_history WHERE model = $1 AND epoch > $2 ORDER BY epoch LIMIT $3""", model, after, limit
         )  # fmt: skip
         return tuple(Moved.model_validate(dict(row)) for row in rows)
 
@@ -236,6 +238,7 @@ def _evidence(row: Any) -> Evidence:
         outcome=Outcome(row["outcome"]),
         said=ModelValidated.model_validate_json(row["fact"]),
         recorded_at=row["recorded_at"],
+        loop_id=row["loop_id"],
     )
 
 

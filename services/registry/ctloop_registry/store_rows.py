@@ -28,6 +28,7 @@ class Evidence(Value):
     outcome: Outcome
     said: ModelValidated
     recorded_at: AwareDatetime
+    loop_id: UUID | None = None
 
 
 class Moved(Value):

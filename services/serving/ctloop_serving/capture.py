@@ -78,7 +78,7 @@ class Capture:
         """Send all there is, oldest first; returns when it is on the bus. Cancelled, it can be called again."""
         while self._outgoing or self._ring:
             if not self._outgoing:
-                self._pack(self._next_batch())
+                self._pack_or_drop(self._next_batch())
             while self._outgoing:
                 event, envelope, rows = self._outgoing[0]
                 await self._until_said(event, envelope)
@@ -113,6 +113,16 @@ class Capture:
             batch.append(self._ring.popleft())
             rows += batch[-1].request.rows
         return batch
+
+    def _pack_or_drop(self, batch: Sequence[Answered]) -> None:
+        try:
+            self._pack(batch)
+        except BaseException:  # whatever it was, the ring has its room back
+            self._outgoing.clear()
+            rows = sum(one.request.rows for one in batch)
+            self._rows -= rows
+            self._drop(batch[0].deployment.stamp.model, rows)
+            raise
 
     def _pack(self, batch: Sequence[Answered]) -> None:
         """Make the batch facts of at most 900 KiB; a row that is larger alone is dropped and counted."""

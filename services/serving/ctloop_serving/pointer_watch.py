@@ -47,15 +47,18 @@ class PointerWatch:
                     await self._moved.wait()
 
     async def look(self) -> None:
-        """Read every pointer once and bring into service what moved.
+        """Read every pointer once and bring into service what moved; one model's failure is raised after all others.
 
         Raises:
             TransientError: the registry does not list its models.
         """
         models = await self._registry.models()
         moved = [model for model, epoch in models.items() if not epoch or epoch > self._deployments.epoch(model)]
-        await asyncio.gather(*(self._look_at(model) for model in moved))
+        ended = await asyncio.gather(*(self._look_at(model) for model in moved), return_exceptions=True)
         self._deployments.registry_seen = True
+        for error in ended:
+            if error is not None:
+                raise error
 
     async def _look_at(self, model: str) -> None:
         async with self._turn:

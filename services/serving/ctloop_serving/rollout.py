@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from opentelemetry.trace import SpanKind
@@ -36,6 +36,10 @@ PROMOTION_SECONDS = Histogram(
 FIRST_ANSWER_SECONDS = 1.0
 """How long a real request may be waited for before serving asks itself its golden request."""
 SAY_AGAIN_SECONDS = 1.0
+TRY_AGAIN_SECONDS = 30.0
+"""Until an object that was missing or damaged is read again."""
+LONG_SECONDS = 0.5
+"""Of fetching, after which the pointer is asked for again before the version is brought in."""
 
 
 class Fetches(Protocol):
@@ -61,7 +65,8 @@ class Rollout:
         self._registry, self._objects, self._cache = registry, objects, cache
         self._deployments, self._facts = deployments, facts
         self._replica, self._clock = replica, clock
-        self._failed: dict[str, int] = {}
+        self._failed: dict[str, tuple[int, datetime | None]] = {}
+        """Epoch that could not be served, and when to try again; None: never."""
         self._saying: set[asyncio.Task[None]] = set()
 
     async def boot(self) -> None:
@@ -79,25 +84,46 @@ class Rollout:
         Raises:
             TransientError: something it needs does not answer; try again later.
         """
-        epoch = pointer.epoch
-        if epoch <= max(self._deployments.epoch(pointer.model), self._failed.get(pointer.model, 0)):
+        if pointer.epoch <= self._deployments.epoch(pointer.model) or self._waits(pointer):
             return
+        begun = time.perf_counter()
         try:
             with span(
                 f"deploy {pointer.model}", parent=pointer.traceparent, loop_id=pointer.loop_id, attributes=told(pointer)
             ):
                 cached = await self._fetch(pointer)
-                swapped = await self._swap(cached)
+                late = time.perf_counter() - begun >= LONG_SECONDS
+                swapped = False if late and await self._overtaken(pointer) else await self._swap(cached)
         except (ModelRefused, RejectedEvent, ValueError) as error:
-            self._failed[pointer.model] = epoch
-            self._deployments.loading.discard(pointer.model)
-            log.error(
-                "a champion cannot be served: %s", error, extra={"action": "deployment-failed", "model": pointer.model}
-            )
-            self._in_background(self._say_failed(pointer, str(error)))
+            self._fail(pointer, error)
             return
         if swapped:
             await asyncio.to_thread(self._keep, cached)
+
+    def _waits(self, pointer: ChampionPointer) -> bool:
+        """Whether this epoch, or a later one, failed and is not to be tried yet."""
+        epoch, again = self._failed.get(pointer.model, (0, None))
+        return pointer.epoch < epoch or (pointer.epoch == epoch and (again is None or self._clock() < again))
+
+    def _fail(self, pointer: ChampionPointer, error: Exception) -> None:
+        """The earlier version goes on. What the store holds may be whole again; what a model is stays what it is."""
+        again = self._clock() + timedelta(seconds=TRY_AGAIN_SECONDS) if isinstance(error, RejectedEvent) else None
+        said = self._failed.get(pointer.model, (0, None))[0] == pointer.epoch
+        self._failed[pointer.model] = pointer.epoch, again
+        self._deployments.loading.discard(pointer.model)
+        log.error(
+            "a champion cannot be served: %s", error, extra={"action": "deployment-failed", "model": pointer.model}
+        )
+        if not said:
+            self._in_background(self._say_failed(pointer, str(error)))
+
+    async def _overtaken(self, pointer: ChampionPointer) -> bool:
+        """Whether the pointer has moved on; the registry down means no."""
+        try:
+            now = await self._registry.champion(pointer.model)
+        except TransientError:
+            return False
+        return now is not None and now.epoch > pointer.epoch
 
     async def close(self) -> None:
         """Give up saying what is not said yet; it is said after the next start."""
@@ -148,12 +174,15 @@ class Rollout:
         return True
 
     def _keep(self, cached: CachedModel) -> None:
-        """To disk, in an order that leaves a whole entry whenever it stops."""
-        self._cache.keep_object(cached.onnx)
-        self._cache.keep_object(cached.golden)
-        self._cache.keep_manifest(cached.pointer.pipeline_digest, cached.manifest)
-        self._cache.keep_champion(cached.pointer)
-        self._cache.sweep(self._needed())
+        """To disk, in an order that leaves a whole entry whenever it stops; a full disk costs the next boot a fetch."""
+        try:
+            self._cache.keep_object(cached.onnx)
+            self._cache.keep_object(cached.golden)
+            self._cache.keep_manifest(cached.pointer.pipeline_digest, cached.manifest)
+            self._cache.keep_champion(cached.pointer)
+            self._cache.sweep(self._needed())
+        except OSError as error:
+            log.warning("not cached: %s", error, extra={"action": "cache-full", "model": cached.pointer.model})
 
     def _needed(self) -> set[str]:
         held = [*self._deployments.current.values(), *self._deployments.previous.values()]

@@ -1,11 +1,10 @@
 """Decisions, why and why not, and runs over HTTP."""
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel
 
 from ctloop.platform.delivery import Command
@@ -14,6 +13,7 @@ from ctloop.platform.http import ProblemResponse
 from ctloop_training.commands import ApproveDecision, RetrainNow
 from ctloop_training.domain.outcomes import Outcome
 from ctloop_training.store import StoredDecision, StoredRun, TrainingStore
+from ctloop_training.why_not import WhyNot, read_why_not
 
 Limit = Annotated[int, Query(ge=1, le=500)]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
@@ -33,19 +33,9 @@ class Accepted(BaseModel):
     reason: str
 
 
-class WhyNot(BaseModel):
-    """The latest decision not to train, and what was last acted on."""
-
-    model: str
-    sentence: str
-    latest: StoredDecision | None
-    declined: StoredDecision | None
-    acted: StoredDecision | None
-
-
 class Decisions(BaseModel):
     items: tuple[StoredDecision, ...]
-    next_cursor: str | None
+    next_cursor: int | None
 
 
 class RunList(BaseModel):
@@ -68,25 +58,19 @@ def create_api(store: TrainingStore) -> Callable[[Edge], APIRouter]:
 def _add_decisions(api: APIRouter, edge: Edge, store: TrainingStore) -> None:
     @api.get("/models/{model}/decisions")
     async def decisions(
-        model: str, outcome: Outcome | None = None, cursor: datetime | None = None, limit: Limit = 50
+        model: str, outcome: Outcome | None = None, cursor: int | None = None, limit: Limit = 50
     ) -> Decisions:
         """Newest first, acted on or not, each with every node's value."""
         async with edge.reading() as connection:
             found = await store.decisions(connection, model, outcome=outcome, before=cursor, limit=limit)
-        more = found[-1].decided_at.isoformat() if len(found) == limit else None
+        more = found[-1].seq if len(found) == limit else None
         return Decisions(items=found, next_cursor=more)
 
     @api.get("/models/{model}/why-not")
     async def why_not(model: str) -> WhyNot:
         """Why the model was not trained again when last looked at."""
         async with edge.reading() as connection:
-            latest = await store.decisions(connection, model, outcome=None, before=None, limit=1)
-            declined = await store.decisions(connection, model, outcome=Outcome.DECLINED, before=None, limit=1)
-            acted = await store.decisions(connection, model, outcome=Outcome.ACTED, before=None, limit=1)
-        shown = (declined or latest)[0].reason if latest else "no window has ended and too few labels have come yet"
-        return WhyNot(
-            model=model, sentence=shown, latest=_first(latest), declined=_first(declined), acted=_first(acted)
-        )
+            return await read_why_not(store, connection, model)
 
     @api.get("/decisions/{id}")
     async def decision(id: UUID) -> StoredDecision:
@@ -116,21 +100,18 @@ def _add_runs(api: APIRouter, edge: Edge, store: TrainingStore) -> None:
 
 
 def _add_commands(api: APIRouter, edge: Edge) -> None:
-    async def decide(command: Command, key: str | None) -> Accepted:
+    async def decide(command: Command, key: str | None, response: Response) -> Accepted:
         said = (await edge.execute(command, key=key))[0]
         event: Any = said.event
+        response.headers["Location"] = f"/v1/decisions/{event.decision_id}"
         return Accepted(decision_id=event.decision_id, loop_id=said.envelope.id, reason=event.reason)
 
     @api.post("/models/{model}/retrain", status_code=202)
-    async def retrain(model: str, body: RetrainBody | None = None, key: Key = None) -> Accepted:
+    async def retrain(model: str, response: Response, body: RetrainBody | None = None, key: Key = None) -> Accepted:
         """Train now, on what is there."""
-        return await decide(RetrainNow(model=model, reason=(body or RetrainBody()).reason), key)
+        return await decide(RetrainNow(model=model, reason=(body or RetrainBody()).reason), key, response)
 
     @api.post("/decisions/{id}:approve", status_code=202)
-    async def approve(id: UUID, key: Key = None) -> Accepted:
+    async def approve(id: UUID, response: Response, key: Key = None) -> Accepted:
         """Act on a decision that was held back."""
-        return await decide(ApproveDecision(decision_id=id), key)
-
-
-def _first(found: tuple[StoredDecision, ...]) -> StoredDecision | None:
-    return found[0] if found else None
+        return await decide(ApproveDecision(decision_id=id), key, response)

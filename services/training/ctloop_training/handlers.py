@@ -16,7 +16,7 @@ from ctloop.events.training import ModelTrained, RetrainDecided, TrainingFailed
 from ctloop.events.values import Verdict
 from ctloop.platform.delivery import Refused, UnitOfWork, on
 from ctloop.platform.jobs import JobFailed
-from ctloop.platform.pipelines import PREDICTIONS, PipelineHandlers, manifest_of, manifests_over
+from ctloop.platform.pipelines import PREDICTIONS, PipelineHandlers, manifest_by_digest, manifest_of, manifests_over
 from ctloop.policy.decide import Decision, RetrainRule, decide, decide_manually
 from ctloop.policy.state import PolicyState
 from ctloop_training.commands import ApproveDecision, RetrainNow
@@ -52,10 +52,12 @@ class TrainingHandlers(PipelineHandlers):
     # What it hears
 
     async def on_pipeline_released(self, event: PipelineReleased, work: UnitOfWork) -> tuple[Event, ...]:
-        """Keep the manifest and have a worker ready. A new pipeline version alone is no reason to train."""
+        """Keep the manifest, have a worker ready; without a champion, decide on a first one by what is there already.
+        Where there is one, a new pipeline version alone is no reason to train."""
         await super().on_pipeline_released(event, work)
         await work.jobs.add(WarmWorker(manifest=event.manifest))
-        return ()
+        state = (await self.store.state(work.connection, event.model)).on_released()
+        return await self._on_data(event.manifest, state, work)
 
     async def on_data_validated(self, event: DataValidated, work: UnitOfWork) -> tuple[Event, ...]:
         """Count what can be learned from; while a model has no champion, decide on its first."""
@@ -64,18 +66,21 @@ class TrainingHandlers(PipelineHandlers):
         await self.store.keep_version(work.connection, event)
         said: list[Event] = []
         for manifest in await manifests_over(work.connection, event.dataset):
-            said += await self._on_data(event, manifest, work)
+            said += await self._on_data(manifest, await self.store.state(work.connection, manifest.model), work)
         return tuple(said)
 
     async def on_performance_measured(self, event: PerformanceMeasured, work: UnitOfWork) -> tuple[Event, ...]:
-        """A window has ended: decide, on the data time of its end."""
+        """A window has ended: decide, on the data time of its end. One measured again changes no decision."""
         manifest = await manifest_of(work.connection, event.model)
         state = await self.store.state(work.connection, event.model)
         if ahead(event.epoch, state):
             raise ModelNotYetKnown(f"epoch {event.epoch} of {event.model!r} is not known here yet")
         if not state.is_champion(event.epoch):
             return ()
-        state = state.on_performance(event)
+        ticks, state = state.is_tick(event.window.end), state.on_performance(event)
+        if not ticks:
+            await self.store.save_state(work.connection, event.model, state, work.now)
+            return ()
         decision = decide(state, RetrainRule.of(manifest), now=event.window.end)
         return await self._settle(decision, state, manifest, work)
 
@@ -88,25 +93,29 @@ class TrainingHandlers(PipelineHandlers):
         return await self._step(event.model, lambda state: state.on_resolved(event), work)
 
     async def on_model_validated(self, event: ModelValidated, work: UnitOfWork) -> tuple[Event, ...]:
-        """A refusal asks for patience; one against an earlier champion is no refusal, it is challenged again."""
+        """A verdict ends its run, but one that is promoted in a moment. A refusal asks for patience, unless it was
+        against an earlier champion."""
         passed = event.verdict is Verdict.PASSED
-        decided = await self.store.judge_run(work.connection, event.run_id, "passed" if passed else "refused")
-        if passed or decided is None:
+        run = await self.store.judge_run(work.connection, event.run_id, "passed" if passed else "refused")
+        if run is None:
             return ()
-        return await self._step(
-            event.model,
-            lambda state: state.on_refused(decided) if state.is_current(event.champion_epoch) else state,
-            work,
-        )
+        decision, acts = str(run.decision_id), passed and await self._acts(event, work)
+
+        def step(state: PolicyState) -> PolicyState:
+            if passed:
+                return state.on_passed(decision, acts=acts)
+            return state.on_refused(run.data_time, run=decision, counts=state.is_current(event.champion_epoch))
+
+        return await self._step(event.model, step, work)
 
     async def on_model_promoted(self, event: ModelPromoted, work: UnitOfWork) -> tuple[Event, ...]:
         """A new champion: its gate losses are what it is measured against."""
-        await self.store.judge_run(work.connection, event.run_id, "promoted")
-        return await self._step(event.model, lambda state: state.on_promoted(event), work)
+        run = await self.store.judge_run(work.connection, event.run_id, "promoted")
+        return await self._step(event.model, lambda state: state.on_promoted(event, run and str(run.decision_id)), work)
 
     async def on_model_rolled_back(self, event: ModelRolledBack, work: UnitOfWork) -> tuple[Event, ...]:
         """An earlier champion again."""
-        return await self._step(event.model, lambda state: state.on_promoted(event), work)
+        return await self._step(event.model, lambda state: state.on_rolled_back(event), work)
 
     # How its runs end
 
@@ -151,24 +160,38 @@ class TrainingHandlers(PipelineHandlers):
         stored = await self.store.decision(work.connection, command.decision_id)
         if stored is None or stored.fact is None or stored.plan is None:
             raise Refused(404, "CT3002", "no such proposal", detail=str(command.decision_id))
-        run_id = work.id(f"run|{stored.model}")
+        run_id, state = work.id(f"run|{stored.model}"), await self.store.state(work.connection, stored.model)
         if not await self.store.approve(work.connection, stored.id, run_id):
             raise Refused(409, "CT3003", "it was acted on already", detail=str(stored.id))
         manifest = await manifest_of(work.connection, stored.model)
+        state = state.on_acted(max(stored.data_time, state.data_time or stored.data_time), str(stored.id))
+        await self.store.save_state(work.connection, stored.model, state, work.now)
         await self._start(stored, manifest, run_id, work)
         return (stored.fact,)
 
     # What they share
 
-    async def _on_data(self, event: DataValidated, manifest: Manifest, work: UnitOfWork) -> tuple[Event, ...]:
-        assert event.data_time is not None, "the caller looks"
-        state = await self.store.state(work.connection, manifest.model)
-        state = state.on_data(labelled=event.labelled, data_time=event.data_time)
-        if state.champion is not None or manifest.record.label is None:
+    async def _on_data(self, manifest: Manifest, state: PolicyState, work: UnitOfWork) -> tuple[Event, ...]:
+        """Count what the dataset has; decide while there is no champion."""
+        known = await self.store.dataset(work.connection, manifest.record.dataset)
+        if known is not None and known.data_time is not None:
+            state = state.on_data(labelled=known.labelled - state.labelled, data_time=known.data_time)
+        learns = known is not None and manifest.record.label is not None
+        if not learns or state.champion is not None or state.data_time is None:
             await self.store.save_state(work.connection, manifest.model, state, work.now)
             return ()
-        decision = decide(state, RetrainRule.of(manifest), now=event.data_time)
+        decision = decide(state, RetrainRule.of(manifest), now=state.data_time)
+        if not decision.acts:
+            await self.store.forget_last_declined(work.connection, manifest.model)
         return await self._settle(decision, state, manifest, work)
+
+    async def _acts(self, event: ModelValidated, work: UnitOfWork) -> bool:
+        """Whether the registry promotes what passed by itself: the run's file and the one in force both say so."""
+        by, now = (
+            await manifest_by_digest(work.connection, event.pipeline_digest),
+            await manifest_of(work.connection, event.model),
+        )
+        return by.autonomy == "act" and now.autonomy == "act"
 
     async def _step(self, model: str, step: Step, work: UnitOfWork) -> tuple[Event, ...]:
         state = step(await self.store.state(work.connection, model))
@@ -185,6 +208,8 @@ class TrainingHandlers(PipelineHandlers):
         DECISIONS.labels(manifest.model, stored.outcome.value, decision.trigger or "none").inc()
         if acted:
             state = state.on_decided(decision, str(stored.id))
+        elif fresh and decision.acts:
+            state = state.on_held_back()
         await self.store.save_state(work.connection, manifest.model, state, work.now)
         if not acted or stored.fact is None or stored.run_id is None:
             return ()
@@ -242,12 +267,13 @@ class TrainingHandlers(PipelineHandlers):
         fact = training_failed(spec, failed, attempts)
         await self.store.end_run(work.connection, fact, work.now)
         await work.jobs.add(RecordRun(record=record_of(spec, failed=failed)))
-        await self._step(spec.manifest.model, lambda state: state.on_refused(spec.data_time), work)
+        run = str(spec.decision_id)
+        await self._step(spec.manifest.model, lambda state: state.on_refused(spec.data_time, run=run), work)
         return (fact,)
 
 
 HEARS = (
-    on(PipelineReleased, TrainingHandlers.on_pipeline_released),
+    on(PipelineReleased, TrainingHandlers.on_pipeline_released, says=(RetrainDecided,)),
     on(DataValidated, TrainingHandlers.on_data_validated, says=(RetrainDecided,)),
     on(PerformanceMeasured, TrainingHandlers.on_performance_measured, says=(RetrainDecided,)),
     on(DriftDetected, TrainingHandlers.on_drift_detected),

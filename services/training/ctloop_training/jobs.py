@@ -1,13 +1,14 @@
 """What training does outside transactions: run on Ray, keep MLflow's view, have workers warm."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from prometheus_client import Counter, Histogram
 
-from ctloop.events.errors import TransientError
+from ctloop.events.errors import CtloopError
 from ctloop.events.training import TrainingFailed, TrainingStarted
 from ctloop.platform.jobs import Lease, runs
 from ctloop.platform.settings import S3Settings
@@ -24,6 +25,8 @@ from ctloop_training.run_jobs import (
     WorkerWarmed,
 )
 from ctloop_training.run_spec import Failed, OnProgress, Progress, RunOrder, RunSpec, Trained, Trial, WarmOrder
+
+log = logging.getLogger(__name__)
 
 TRAINING_SECONDS = Histogram(
     "ctloop_training_duration_seconds", "One attempt of a run, from its order to its end, in seconds.",
@@ -113,7 +116,8 @@ class TrainingJobs:
     async def _mlflow_id(self, spec: RunSpec) -> str | None:
         try:
             return await self._mlflow.begin(spec.manifest.model, spec.run_id)
-        except TransientError:
+        except CtloopError as error:  # also where it refuses for good: RecordRun tells that
+            log.info("%s", error, extra={"action": "mlflow-later", "model": spec.manifest.model})
             return None
 
     async def _briefly(self, begun: "asyncio.Task[str | None]") -> str | None:

@@ -4,6 +4,8 @@ MLflow's own client retries POST, takes three seconds and 80 MB to import and bl
 """
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -47,6 +49,10 @@ class MlflowRuns:
         Raises:
             TransientError: MLflow is not there.
         """
+        with understood():
+            return await self._begin(model, run_id)
+
+    async def _begin(self, model: str, run_id: UUID) -> str:
         experiment = await self._experiment(model)
         wanted = {"experiment_ids": [experiment], "filter": f"tags.`{RUN_TAG}` = '{run_id}'", "max_results": 1}
         found = (await self._ask("POST", f"{API}runs/search", json=wanted)).get("runs") or []
@@ -62,6 +68,10 @@ class MlflowRuns:
 
     async def finish(self, mlflow_run_id: str, record: RunRecord) -> None:
         """Write parameters, metrics, tags and artifacts, then the status. Again is harmless."""
+        with understood():
+            await self._finish(mlflow_run_id, record)
+
+    async def _finish(self, mlflow_run_id: str, record: RunRecord) -> None:
         now = int(time.time() * 1000)
         batch = {
             "run_id": mlflow_run_id,
@@ -78,11 +88,13 @@ class MlflowRuns:
 
     async def _experiment(self, model: str) -> str:
         name = f"ctloop/{model}"
-        found = await self._ask("GET", f"{API}experiments/get-by-name", fine=MISSING, params={"experiment_name": name})
-        if found:
-            return found["experiment"]["experiment_id"]
-        made = await self._ask("POST", f"{API}experiments/create", fine=EXISTS, json={"name": name})
-        return made["experiment_id"] if made else await self._experiment(model)
+        for _ in range(2):  # another may make it between looking and making
+            wanted = {"experiment_name": name}
+            if found := await self._ask("GET", f"{API}experiments/get-by-name", fine=MISSING, params=wanted):
+                return found["experiment"]["experiment_id"]
+            if made := await self._ask("POST", f"{API}experiments/create", fine=EXISTS, json={"name": name}):
+                return made["experiment_id"]
+        raise TransientError(f"MLflow: experiment {name!r} is neither there nor can it be made")
 
     async def _upload(self, root: str, name: str, ref: ObjectRef) -> None:
         """Through MLflow's artifact proxy; where artifacts lie elsewhere or are large, the tag with the uri is enough."""
@@ -100,7 +112,7 @@ class MlflowRuns:
         except httpx.HTTPError as error:
             raise TransientError(f"MLflow: {type(error).__name__}: {error}") from error
         if response.is_success:
-            return response.json() if response.content else {}
+            return _body(response)
         if fine and fine in response.text:
             return {}
         raise self._error(response)
@@ -109,3 +121,19 @@ class MlflowRuns:
     def _error(response: httpx.Response) -> CtloopError:
         what = f"MLflow {response.request.url.path}: {response.status_code} {response.text[:300]}"
         return TransientError(what) if response.status_code >= 500 else RejectedEvent(what)
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    try:
+        return response.json() if response.content else {}
+    except ValueError as error:
+        raise TransientError(f"MLflow {response.request.url.path}: the answer is no JSON") from error
+
+
+@contextmanager
+def understood() -> Generator[None]:
+    """An answer without what MLflow's answers have is that of something else in its place, or of a start."""
+    try:
+        yield
+    except KeyError as error:
+        raise TransientError(f"MLflow: its answer has no {error}") from error

@@ -18,7 +18,8 @@ class TrainModel(Job):
     kind: ClassVar[str] = "train-model"
     lane: ClassVar[str] = "train"
     deadline: ClassVar[timedelta] = timedelta(hours=6)
-    max_attempts: ClassVar[int] = 6
+    max_attempts: ClassVar[int] = 10
+    """Ray is waited for without spending one; they are for a store that is away for two minutes, and for workers that die."""
     spec: RunSpec
 
     @property

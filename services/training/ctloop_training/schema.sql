@@ -9,11 +9,13 @@ CREATE TABLE IF NOT EXISTS dataset (
   dataset text PRIMARY KEY,
   n bigint NOT NULL,
   version text NOT NULL,
-  data_time timestamptz
+  data_time timestamptz,
+  labelled bigint NOT NULL DEFAULT 0  -- labelled rows in all its batches
 );
 -- Every decision, acted on or not, with each node's value.
 CREATE TABLE IF NOT EXISTS decision (
   id uuid PRIMARY KEY,
+  seq bigint GENERATED ALWAYS AS IDENTITY,
   model text NOT NULL,
   cause uuid NOT NULL,
   outcome text NOT NULL CHECK (outcome IN ('acted', 'proposed', 'watched', 'declined')),
@@ -27,7 +29,9 @@ CREATE TABLE IF NOT EXISTS decision (
   run_id uuid,
   UNIQUE (model, cause)
 );
-CREATE INDEX IF NOT EXISTS decision_of_model ON decision (model, data_time DESC, decided_at DESC);
+CREATE INDEX IF NOT EXISTS decision_of_model ON decision (model, seq);
+CREATE INDEX IF NOT EXISTS decision_by_outcome ON decision (model, outcome, seq);
+CREATE INDEX IF NOT EXISTS decision_not_acted ON decision (model, seq) WHERE outcome <> 'acted';
 -- A run is the job that trains; its row says what became of it.
 CREATE TABLE IF NOT EXISTS run (
   id uuid PRIMARY KEY,
@@ -40,3 +44,5 @@ CREATE TABLE IF NOT EXISTS run (
   fact text                           -- ModelTrained or TrainingFailed
 );
 CREATE INDEX IF NOT EXISTS run_of_model ON run (model, asked_at DESC);
+-- The job of a run, found without reading the arguments of all that ever were.
+CREATE INDEX IF NOT EXISTS job_of_run ON job ((arguments::jsonb #>> '{spec,run_id}')) WHERE kind = 'train-model';

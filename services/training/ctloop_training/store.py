@@ -17,6 +17,9 @@ from ctloop_training.domain.outcomes import Outcome
 
 Connection = Any
 
+KEPT_NOT_ACTED = 1_000
+"""Newest decisions of a model that were not acted on; what was acted on is kept for ever."""
+
 RunState = Literal["open", "trained", "failed", "passed", "refused", "promoted"]
 
 
@@ -32,6 +35,8 @@ class KnownDataset(Value):
 
     version: DatasetVersion
     data_time: AwareDatetime | None
+    labelled: int = 0
+    """Labelled rows, all in all."""
 
 
 class StoredDecision(Value):
@@ -46,8 +51,24 @@ class StoredDecision(Value):
     data_time: AwareDatetime
     decided_at: AwareDatetime
     run_id: UUID | None = None
+    seq: int = Field(default=0, description="Cursor: rises with each decision kept.")
     fact: RetrainDecided | None = None
     plan: Plan | None = None
+
+
+class LastRun(Value):
+    """The newest run of a model."""
+
+    id: UUID
+    state: RunState
+    asked_at: AwareDatetime
+
+
+class JudgedRun(Value):
+    """The decision a run is of."""
+
+    decision_id: UUID
+    data_time: AwareDatetime
 
 
 class StoredRun(Value):
@@ -85,24 +106,26 @@ class TrainingStore:
         )
 
     async def keep_version(self, connection: Connection, event: DataValidated) -> None:
-        """Remember the newest version of a dataset."""
+        """Remember the newest version of a dataset, and count its labels."""
         await connection.execute(
-            """INSERT INTO dataset (dataset, n, version, data_time) VALUES ($1, $2, $3, $4)
-               ON CONFLICT (dataset) DO UPDATE SET n = excluded.n, version = excluded.version,
-                 data_time = greatest(dataset.data_time, excluded.data_time)
-               WHERE dataset.n <= excluded.n""",
+            """INSERT INTO dataset (dataset, n, version, data_time, labelled) VALUES ($1, $2, $3, $4, $5)
+               ON CONFLICT (dataset) DO UPDATE SET labelled = dataset.labelled + excluded.labelled,
+                 version = CASE WHEN dataset.n <= excluded.n THEN excluded.version ELSE dataset.version END,
+                 n = greatest(dataset.n, excluded.n), data_time = greatest(dataset.data_time, excluded.data_time)""",
             event.dataset,
             event.version.n,
             event.version.model_dump_json(),
             event.data_time,
+            event.labelled,
         )
 
     async def dataset(self, connection: Connection, dataset: str) -> KnownDataset | None:
         """The newest version of a dataset; None: no batch of it was validated yet."""
-        row = await connection.fetchrow("SELECT version, data_time FROM dataset WHERE dataset = $1", dataset)
+        row = await connection.fetchrow("SELECT version, data_time, labelled FROM dataset WHERE dataset = $1", dataset)
         if row is None:
             return None
-        return KnownDataset(version=DatasetVersion.model_validate_json(row["version"]), data_time=row["data_time"])
+        version = DatasetVersion.model_validate_json(row["version"])
+        return KnownDataset(version=version, data_time=row["data_time"], labelled=row["labelled"])
 
     async def add_decision(self, connection: Connection, decision: StoredDecision, cause: UUID) -> bool:
         """Keep a decision; False: this cause has led to one before."""
@@ -115,7 +138,21 @@ class TrainingStore:
             decision.fact and decision.fact.model_dump_json(), decision.plan and decision.plan.model_dump_json(),
             decision.run_id,
         )  # fmt: skip
+        await connection.execute(
+            """DELETE FROM decision WHERE model = $1 AND outcome <> 'acted' AND seq <= (
+                 SELECT seq FROM decision WHERE model = $1 AND outcome <> 'acted' ORDER BY seq DESC OFFSET $2 LIMIT 1)""",
+            decision.model,
+            KEPT_NOT_ACTED,
+        )
         return done.endswith(" 1")
+
+    async def forget_last_declined(self, connection: Connection, model: str) -> None:
+        """Let the decision not to train that comes take the place of the last one; decisions to train stay."""
+        await connection.execute(
+            """DELETE FROM decision WHERE outcome = 'declined'
+                AND seq = (SELECT seq FROM decision WHERE model = $1 ORDER BY seq DESC LIMIT 1)""",
+            model,
+        )
 
     async def approve(self, connection: Connection, id: UUID, run_id: UUID) -> bool:
         """A person acts on a proposal, once."""
@@ -131,13 +168,13 @@ class TrainingStore:
         return None if row is None else _decision(row)
 
     async def decisions(
-        self, connection: Connection, model: str, *, outcome: str | None, before: datetime | None, limit: int
+        self, connection: Connection, model: str, *, outcome: str | None, before: int | None, limit: int
     ) -> tuple[StoredDecision, ...]:
-        """Newest first."""
+        """Newest first, below a seq."""
         rows = await connection.fetch(
             """SELECT * FROM decision WHERE model = $1 AND ($2::text IS NULL OR outcome = $2)
-                 AND ($3::timestamptz IS NULL OR decided_at < $3)
-               ORDER BY decided_at DESC LIMIT $4""",
+                 AND ($3::bigint IS NULL OR seq < $3)
+               ORDER BY seq DESC LIMIT $4""",
             model,
             outcome,
             before,
@@ -166,14 +203,22 @@ class TrainingStore:
             fact.model_dump_json(),
         )
 
-    async def judge_run(self, connection: Connection, run_id: UUID, state: RunState) -> datetime | None:
-        """What became of its model; gives the data time it was decided at, None for a run that is not ours."""
-        return await connection.fetchval(
+    async def judge_run(self, connection: Connection, run_id: UUID, state: RunState) -> JudgedRun | None:
+        """What became of its model; gives the decision it is of, None for a run that is not ours."""
+        row = await connection.fetchrow(
             """UPDATE run SET state = CASE WHEN state IN ('failed', 'promoted') THEN state ELSE $2 END
-                WHERE id = $1 RETURNING data_time""",
+                WHERE id = $1 RETURNING decision_id, data_time""",
             run_id,
             state,
         )
+        return JudgedRun.model_validate(dict(row)) if row else None
+
+    async def last_run(self, connection: Connection, model: str) -> LastRun | None:
+        """The run that was asked for last, and what became of it."""
+        row = await connection.fetchrow(
+            "SELECT id, state, asked_at FROM run WHERE model = $1 ORDER BY asked_at DESC, id LIMIT 1", model
+        )
+        return LastRun.model_validate(dict(row)) if row else None
 
     async def runs(
         self, connection: Connection, *, model: str | None, id: UUID | None = None, limit: int = 50
@@ -204,6 +249,7 @@ def _decision(row: Any) -> StoredDecision:
         data_time=row["data_time"],
         decided_at=row["decided_at"],
         run_id=row["run_id"],
+        seq=row["seq"],
         fact=RetrainDecided.model_validate_json(row["fact"]) if row["fact"] else None,
         plan=Plan.model_validate_json(row["plan"]) if row["plan"] else None,
     )

@@ -62,7 +62,7 @@ class ModelHandlers:
         return await self.on_model_evaluated(done, work)
 
     async def on_model_promoted(self, event: ModelPromoted, work: UnitOfWork) -> tuple[Event, ...]:
-        """Whoever passed against an earlier champion and is not decided yet challenges this one."""
+        """The newest that passed against an earlier champion and is not decided yet challenges this one."""
         return await self._champion_moved(event, work)
 
     async def on_model_rolled_back(self, event: ModelRolledBack, work: UnitOfWork) -> tuple[Event, ...]:
@@ -73,7 +73,8 @@ class ModelHandlers:
         await self.models.lock(work.connection, event.model)
         await self.models.promoted(work.connection, event.run_id)
         if await self.models.move_champion(work.connection, event.model, Champion.of(event)):
-            for candidate in await self.models.waiting(work.connection, event.model, event.epoch):
+            candidate = await self.models.waiting(work.connection, event.model, event.epoch)
+            if candidate is not None:
                 await self._challenge(candidate.trained, work, candidate.loop_id)
         return ()
 

@@ -17,7 +17,8 @@ class EvaluateModel(Job):
     kind: ClassVar[str] = "evaluate-model"
     lane: ClassVar[str] = "model"
     deadline: ClassVar[timedelta] = timedelta(minutes=15)
-    max_attempts: ClassVar[int] = 6
+    max_attempts: ClassVar[int] = 80
+    """A model that misbehaves ends in a verdict, not in an attempt: these are for a store that is away."""
     trained: ModelTrained
     champion: Champion | None
     manifest: Manifest

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from prometheus_client import Histogram
 
-from ctloop.events.errors import TransientError
+from ctloop.events.errors import RejectedEvent
 from ctloop.events.manifest import RecordSpec
 from ctloop.events.model import ModelValidated
 from ctloop.events.training import ModelTrained
@@ -24,6 +24,7 @@ from ctloop_validation.domain.model_challenge import Sides, challenge, report_js
 from ctloop_validation.model_handlers import ModelHandlers, outcome_of
 from ctloop_validation.model_job_types import EvaluateModel, ModelEvaluated
 from ctloop_validation.model_process import Matrix, ModelMisbehaved, ModelProcess
+from ctloop_validation.model_store import Champion
 
 VALIDATION_SECONDS = Histogram(
     "ctloop_validation_duration_seconds", "One audit of a batch (data) or one judgement of a candidate (model), in seconds.",
@@ -31,6 +32,11 @@ VALIDATION_SECONDS = Histogram(
 )  # fmt: skip
 MODEL_BYTES = 256 << 20
 TICK = timedelta(microseconds=1)
+CHAMPION_TRIES = 2
+
+
+class ChampionUnusable(RejectedEvent):
+    """The champion's bytes do not run any more, not even in a fresh process."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class ModelJobs:
         """Judge a candidate. A model that misbehaves is refused; only what is ours is tried again.
 
         Raises:
-            TransientError: the store does not answer, or the champion cannot be replayed.
+            TransientError: the store does not answer.
+            ChampionUnusable: there is nothing to compare with.
         """
         with VALIDATION_SECONDS.labels("model").time():
             return await self._judge(job, lease)
@@ -100,7 +107,7 @@ class ModelJobs:
             record.dataset,
             trained.dataset_version,
             as_of=until - TICK if until else None,
-            columns=gate_columns(record),
+            columns=gate_columns(record, job.champion),
             since=trained.gate_window.start,
             until=trained.gate_window.end,
         )
@@ -124,12 +131,15 @@ class ModelJobs:
     async def _champion_outputs(self, job: EvaluateModel, inputs: pa.Table) -> Matrix | None:
         if job.champion is None:
             return None
-        body = await self._onnx(job.champion.onnx)
-        try:
-            with span("replay champion", attributes={"ctloop.model.version": job.champion.version}):
-                return await self.model_process.replay(body, job.champion.signature, inputs)
-        except ModelMisbehaved as error:
-            raise TransientError(f"champion {job.champion.version} could not be replayed: {error}") from error
+        why = ""
+        for _ in range(CHAMPION_TRIES):
+            body = await self._onnx(job.champion.onnx)
+            try:
+                with span("replay champion", attributes={"ctloop.model.version": job.champion.version}):
+                    return await self.model_process.replay(body, job.champion.signature, inputs)
+            except ModelMisbehaved as error:
+                why = str(error)
+        raise ChampionUnusable(f"champion {job.champion.version} could not be replayed: {why}")
 
     async def _onnx(self, ref: ObjectRef) -> bytes:
         if ref.bytes > MODEL_BYTES:
@@ -168,9 +178,11 @@ def _epoch(job: EvaluateModel) -> int:
     return job.champion.epoch if job.champion else 0
 
 
-def gate_columns(record: RecordSpec) -> list[str]:
-    """What is read of the gate rows: the record, its label, and the arrival where it has no time of its own."""
+def gate_columns(record: RecordSpec, champion: Champion | None) -> list[str]:
+    """What is read of the gate rows: the record, its label, what the champion answers with though the record class no
+    longer has it, and the arrival where the record has no time of its own."""
     names = [*(one.name for one in record.fields), *([record.label.name] if record.label else [])]
+    names += [one.name for one in champion.signature.inputs if record.field(one.name) is None] if champion else []
     return names if record.time else [*names, ARRIVED]
 
 

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS candidate (
   champion_epoch bigint,              -- the verdict's
   promoted boolean NOT NULL DEFAULT false
 );
-CREATE INDEX IF NOT EXISTS candidate_waiting ON candidate (model) WHERE NOT promoted AND verdict = 'passed';
+CREATE INDEX IF NOT EXISTS candidate_waiting ON candidate (model, trained_at) WHERE NOT promoted AND verdict = 'passed';
 -- The champion as of its highest epoch known here.
 CREATE TABLE IF NOT EXISTS champion (
   model text PRIMARY KEY,
@@ -109,20 +109,17 @@ class ModelStore:
             said.champion_epoch,
         )
 
-    async def waiting(self, connection: Connection, model: str, epoch: int) -> tuple[Candidate, ...]:
-        """Candidates that passed against an earlier epoch and are not decided yet, oldest first."""
-        rows = await connection.fetch(
+    async def waiting(self, connection: Connection, model: str, epoch: int) -> Candidate | None:
+        """The newest candidate that passed against an earlier epoch and is not decided yet; it supersedes the others."""
+        row = await connection.fetchrow(
             """SELECT fact, loop_id, trained_at FROM candidate
-                WHERE model = $1 AND NOT promoted AND verdict = $3 AND champion_epoch < $2 ORDER BY trained_at""",
+                WHERE model = $1 AND NOT promoted AND verdict = $3 AND champion_epoch < $2
+                ORDER BY trained_at DESC, run_id LIMIT 1""",
             model,
             epoch,
             Verdict.PASSED.value,
         )
-        return tuple(
-            Candidate(
-                trained=ModelTrained.model_validate_json(row["fact"]),
-                loop_id=row["loop_id"],
-                trained_at=row["trained_at"],
-            )
-            for row in rows
-        )
+        if row is None:
+            return None
+        trained = ModelTrained.model_validate_json(row["fact"])
+        return Candidate(trained=trained, loop_id=row["loop_id"], trained_at=row["trained_at"])

@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS candidate (
   champion_epoch bigint,              -- the verdict's
   promoted boolean NOT NULL DEFAULT false
 );
-CREATE INDEX IF NOT EXISTS candidate_waiting ON candidate (model) WHERE NOT promoted AND verdict = 'passed';
+CREATE INDEX IF NOT EXISTS candidate_waiting ON candidate (model, trained_at) WHERE NOT promoted AND verdict = 'passed';
 -- The champion as of its highest epoch known here.
 CREATE TABLE IF NOT EXISTS champion (
   model text PRIMARY KEY,

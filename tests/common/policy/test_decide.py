@@ -65,6 +65,28 @@ def test_the_first_model_needs_a_hundred_labels() -> None:
     assert decide(state.on_data(labelled=50, data_time=START), RULE, START).acts
 
 
+def test_the_budget_holds_for_a_first_model_too() -> None:
+    """What is spent comes back with data time, and is told."""
+    state = PolicyState().on_data(labelled=1000, data_time=START)
+    state = state.on_acted(START, "run").on_refused(START).on_data(labelled=9000, data_time=START)
+    rule = replace(RULE, runs_per_day=1)
+    spent = decide(state, rule, START)
+    assert not spent.acts and "runs_today < budget does not hold" in spent.reason
+    assert decide(state, rule, START + timedelta(days=1)).acts
+
+
+def test_an_episode_that_ended_before_it_was_heard_of_is_no_evidence() -> None:
+    """Two topics, no order between them; one of an earlier version is none either."""
+    resolved = DriftResolved(
+        model="flights", episode=UUID(int=1), kind="data", version=1, at=START + WEEK, why="returned"
+    )
+    state = PolicyState().on_champion(CHAMPION)
+    assert state.on_resolved(resolved).on_drift(drifted(0)).drifts == ()
+    assert state.on_drift(drifted(0)).on_resolved(resolved).drifts == ()
+    other = drifted(0).model_copy(update={"version": CHAMPION.version + 1})
+    assert state.on_drift(other).drifts == ()
+
+
 def test_a_champion_as_good_as_ever_is_left_alone() -> None:
     """A retrain costs; nothing asks for it."""
     _, decision = after(measured(0, 0.5, 0.1), measured(1, 0.51, 0.09))

@@ -90,3 +90,26 @@ def test_the_users_lines_are_gates() -> None:
 def test_too_few_gate_rows_are_no_evidence(rows: int) -> None:
     """Also none at all: a refusal, not an exception."""
     assert f"gate rows >= {20}" in refused(report(CHANCE[:rows], FLAT[:rows]))
+
+
+@pytest.mark.parametrize("side", ["candidate", "champion"])
+def test_values_whose_losses_are_no_numbers_are_refused(side: str) -> None:
+    """A regression that answers 1e200: its squared error is infinite, which no fact can carry; not a bug but a no."""
+    truth = RNG.random(200)
+    fine, wild = truth.reshape(-1, 1), np.full((200, 1), 1e200)
+    regression = GateRule("rmse", ("r2",), False, ())
+    candidate, champion = (wild, fine) if side == "candidate" else (wild, wild)
+    with np.errstate(over="ignore", invalid="ignore"):
+        first = judge(Challenge(candidate, None, truth, SAME), regression)
+        second = judge(Challenge(candidate, champion, truth, SAME), regression)
+    assert first.verdict is Verdict.FAILED and second.verdict is Verdict.FAILED
+    assert gate(second, "rmse not worse").candidate is None
+
+
+def test_a_champion_that_answers_nonsense_is_beaten() -> None:
+    """Its loss is no number; a candidate's that is one is better."""
+    truth = RNG.random(200)
+    candidate = truth.reshape(-1, 1) + RNG.normal(0, 0.01, (200, 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = judge(Challenge(candidate, np.full((200, 1), 1e200), truth, SAME), GateRule("rmse", (), False, ()))
+    assert found.verdict is Verdict.PASSED, found.gates

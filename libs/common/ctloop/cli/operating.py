@@ -1,4 +1,4 @@
-"""Commands that act on what runs: send, retrain, dead letters."""
+"""Commands that act on what runs: send, retrain, approve, dead letters."""
 
 import sys
 from pathlib import Path
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(send)
     app.command()(retrain)
+    app.command()(approve)
     letters = typer.Typer(help="Dead letters.", no_args_is_help=True, rich_markup_mode=None)
     for name, command in (("ls", dlq_ls), ("show", dlq_show), ("replay", dlq_replay)):
         letters.command(name)(command)
@@ -70,6 +71,13 @@ def retrain(
 ) -> None:
     """Train now, whatever the policy says."""
     show.data(client().retrain(model, reason=reason), as_json=True)
+
+
+def approve(
+    decision: Annotated[str, typer.Argument(help="The decision's id; ctloop why MODEL --not tells it.")],
+) -> None:
+    """Act on a decision that autonomy held back."""
+    show.data(client().approve(decision), as_json=True)
 
 
 def data_ls(as_json: Json = False) -> None:

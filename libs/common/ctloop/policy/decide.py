@@ -27,7 +27,7 @@ FIRST_GROWTH = 1.5
 """How much more must be labelled before a first model is tried again."""
 DAY = timedelta(days=1)
 
-FIRST = f"labelled >= {SMALLEST} and labelled >= needed and not running"
+FIRST = f"labelled >= {SMALLEST} and labelled >= needed and runs_today < budget and not running"
 DEFAULT = (
     "(loss_low > reference_high and skill_high < reference_skill or skill_high < 0 or days_since_run >= heartbeat_days)"
     " and labels >= needed and days_since_run >= cooldown_days and runs_today < budget and not running"
@@ -84,7 +84,7 @@ class Decision:
 def decide(state: PolicyState, rule: RetrainRule, now: datetime) -> Decision:
     """The default policy, or the user's own condition in its place."""
     if state.champion is None:
-        return _first(state, now)
+        return _first(state, rule, now)
     values = _values(state, rule, now)
     causes = tuple(one.episode for one in state.drifts)
     if rule.own is not None:
@@ -116,10 +116,11 @@ def decide_manually(state: PolicyState, reason: str, now: datetime) -> Decision:
     return Decision(True, "manual", reason or "asked by a person", tree, now)
 
 
-def _first(state: PolicyState, now: datetime) -> Decision:
+def _first(state: PolicyState, rule: RetrainRule, now: datetime) -> Decision:
     needed = state.labelled_at_decision * FIRST_GROWTH
     values: dict[str, Value] = {
         "labelled": float(state.labelled), "needed": needed, "running": state.open_run is not None,
+        **_spent(state, rule, now),
     }  # fmt: skip
     tree = evaluate(FIRST_NODE, values)
     if fires(tree):
@@ -128,8 +129,11 @@ def _first(state: PolicyState, now: datetime) -> Decision:
         reason = "no model yet; a run is on its way"
     elif state.labelled < SMALLEST:
         reason = f"no model yet; {state.labelled} labelled rows, nothing is trained below {SMALLEST}"
+    elif state.labelled >= needed:
+        reason = f"no model yet; {_blocking(tree)}"
     else:
-        reason = f"the last run brought no model; tried again at {needed:,.0f} labelled rows ({state.labelled:,} now)"
+        before = "the last run brought no model; tried" if state.decided_at else "no model yet; asked"
+        reason = f"{before} again at {needed:,.0f} labelled rows ({state.labelled:,} now)"
     return Decision(False, None, reason, tree, now)
 
 
@@ -142,7 +146,6 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
     since_run = max((*state.decided_at[-1:], champion.promoted_at))
     cooldown = rule.cooldown if rule.cooldown is not None else champion.window_length
     learned = champion.training_window
-    today = sum(1 for one in state.decided_at if now - one < DAY)
     values: dict[str, Value] = {
         "loss_low": loss.low if loss else None,
         "reference_high": _end(reference.get(rule.metric), high=True),
@@ -153,8 +156,7 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
         "days_since_run": (now - since_run) / DAY,
         "cooldown_days": cooldown / DAY,
         "heartbeat_days": (learned.end - learned.start) / DAY * 2 ** min(state.refused, 10),
-        "runs_today": float(today),
-        "budget": float(rule.runs_per_day) if rule.runs_per_day is not None else 1e9,
+        **_spent(state, rule, now),
         "running": state.open_run is not None,
         "rows": float(state.labelled - state.labelled_at_decision),
         "drift": max((one.score for one in state.drifts if one.kind == "data"), default=0.0),
@@ -164,6 +166,12 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
     values |= {f"psi('{one.name}')": one.score for drift in state.drifts for one in drift.features}
     values |= {f"champion.{one.name}": one.value for one in champion.metrics}
     return values
+
+
+def _spent(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, Value]:
+    """Runs of the last day of data time, and how many there may be."""
+    today = sum(1 for one in state.decided_at if now - one < DAY)
+    return {"runs_today": float(today), "budget": float(rule.runs_per_day) if rule.runs_per_day is not None else 1e9}
 
 
 def pooled(windows: Sequence[MeasuredWindow], metric: str) -> Measured | None:
@@ -234,5 +242,7 @@ def _lacking(node: EvaluatedNode) -> str:
         return _blocking(node)
     if node.op == "or":
         return "; ".join(_lacking(one) for one in node.args)
+    if node.text == "not running":
+        return "a run is on its way"
     sides = [f"{side.text} {side.value:.4g}" for side in node.args if isinstance(side.value, float)]
     return f"{node.text} does not hold" + (f" ({', '.join(sides)})" if sides else "")

@@ -112,7 +112,7 @@ def _beats_constant(challenge: Challenge, rule: GateRule) -> GateResult:
     difference, low, high = mean_interval(own - average)
     learned = float(np.abs(own - average).max()) > TIE
     note = f"constant {average.mean():.4g}, difference {difference:+.4g}, 95 % [{low:+.4g}, {high:+.4g}]"
-    return GateResult(name=name, passed=learned and low <= TIE, candidate=float(own.mean()), note=note)
+    return GateResult(name=name, passed=learned and low <= TIE, candidate=_number(float(own.mean())), note=note)
 
 
 def _not_worse(challenge: Challenge, rule: GateRule) -> GateResult:
@@ -121,8 +121,13 @@ def _not_worse(challenge: Challenge, rule: GateRule) -> GateResult:
     name = f"{rule.metric} not worse"
     if challenge.champion is None or not len(challenge.truth):
         return GateResult(name=name, passed=challenge.champion is None, note=NO_CHAMPION)
+    theirs = float(row_losses(rule.metric, challenge.champion, challenge.truth).mean())
+    mine = float(row_losses(rule.metric, challenge.candidate, challenge.truth).mean())
+    if not np.isfinite((mine, theirs)).all():
+        passed = bool(np.isfinite(mine))
+        note = "losses are no numbers: the candidate's" if not passed else "losses are no numbers: the champion's"
+        return GateResult(name=name, passed=passed, candidate=_number(mine), champion=_number(theirs), note=note)
     better = compare(rule.metric, challenge.candidate, challenge.champion, challenge.truth)
-    theirs, _, _ = mean_interval(row_losses(rule.metric, challenge.champion, challenge.truth))
     own = theirs + better.difference
     passed = better.difference <= 0 and better.high <= MARGIN * abs(theirs)
     note = f"difference {better.difference:+.4g}, with 95 % confidence below {better.high:+.4g}"
@@ -147,8 +152,13 @@ def _line(text: str, node: Node, values: Mapping[str, Value], *, first: bool) ->
     return GateResult(
         name=text,
         passed=tree.value is True or no_champion,
-        candidate=float(left) if isinstance(left, float) else None,
-        champion=float(right) if isinstance(right, float) else None,
+        candidate=_number(left),
+        champion=_number(right),
         note=NO_CHAMPION if no_champion else tree.note,
         tree=tree,
     )
+
+
+def _number(value: Value) -> float | None:
+    """What a fact can carry."""
+    return float(value) if isinstance(value, float) and np.isfinite(value) else None

@@ -1,6 +1,6 @@
 """Where the champion pointer goes next: pure decisions about one model's versions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -22,18 +22,35 @@ class Outcome(StrEnum):
     """It passed, but a person promotes this model."""
     CHAMPION = "champion"
     """It is the champion already."""
+    RETIRED = "retired"
+    """It was champion and was rolled away from: only a person brings it back."""
 
 
-def judge(said: ModelValidated, *, version: int, champion: tuple[int, int] | None, autonomy: Autonomy) -> Outcome:
-    """What follows from a verdict, given the pointer as (version, epoch), None before the first promotion."""
+def judge(
+    said: ModelValidated,
+    *,
+    version: int,
+    champion: tuple[int, int] | None,
+    autonomy: Iterable[Autonomy],
+    was_champion: bool = False,
+) -> Outcome:
+    """What follows from a verdict.
+
+    Args:
+        champion: the pointer as (version, epoch); None before the first promotion.
+        autonomy: of the file the version was trained by, and of the file in force: both must say act.
+        was_champion: the version was promoted before.
+    """
     champion_version, epoch = champion or (None, 0)
     if said.verdict is Verdict.FAILED:
         return Outcome.REFUSED
     if champion_version == version:
         return Outcome.CHAMPION
+    if was_champion:
+        return Outcome.RETIRED
     if said.champion_epoch != epoch:
         return Outcome.STALE
-    return Outcome.PROMOTE if autonomy == "act" else Outcome.PROPOSED
+    return Outcome.PROMOTE if all(one == "act" for one in autonomy) else Outcome.PROPOSED
 
 
 def _whole(version: int) -> tuple[TrafficShare, ...]:
