@@ -24,7 +24,7 @@ from ctloop.platform import pipelines
 from ctloop.platform.delivery.chunks import Chunks
 from ctloop.platform.delivery.consume import ConsumeLoop
 from ctloop.platform.delivery.dead_letters import dead_letter_api
-from ctloop.platform.delivery.disposition import DATABASE_GONE
+from ctloop.platform.delivery.disposition import DATABASE_GONE, UNSTORABLE, unstorable
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.delivery.hears import Hears, Refused, on, said_types
 from ctloop.platform.delivery.liveness import Liveness
@@ -39,7 +39,7 @@ from ctloop.platform.telemetry import start_telemetry
 log = logging.getLogger("ctloop.service")
 ApiFactory = Callable[[Edge], APIRouter]
 Background = Callable[[Edge], Awaitable[None]]
-PASSING = (*DATABASE_GONE, TransientError, KafkaError)
+PASSING = (*DATABASE_GONE, TransientError, KafkaError, *UNSTORABLE)
 """What an API answers with 503: asking again is right."""
 POOL_SIZE = 4
 STOP_SECONDS = 15.0
@@ -200,7 +200,7 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
         name, settings, edge=edge, hears=heard, handlers=handlers, jobs=jobs, runs=runs, resources=resources,
         background=background, database=database,
     )  # fmt: skip
-    install_problems(service.app, PASSING)
+    install_problems(service.app, PASSING, unstorable)
     service.app.add_exception_handler(Refused, _on_refused)
     service.app.include_router(_platform_api(service, ready))
     if database:

@@ -33,7 +33,7 @@ def dead_letter_api(edge: Edge) -> APIRouter:
         async with edge.reading() as connection:
             row = await connection.fetchrow("SELECT * FROM dead_event WHERE n = $1", n)
         if row is None:
-            raise ProblemResponse(404, "CT4041", f"no dead letter {n}")
+            raise ProblemResponse(404, "CT4043", f"no dead letter {n}")
         return _shown(row, whole=True)
 
     @api.post("/dlq/{n}:replay", status_code=202)
@@ -45,7 +45,7 @@ def dead_letter_api(edge: Edge) -> APIRouter:
             )
             if row is None:
                 known = await connection.fetchval("SELECT state FROM dead_event WHERE n = $1", n)
-                status, code = (409, "CT4091") if known else (404, "CT4041")
+                status, code = (409, "CT4091") if known else (404, "CT4043")
                 raise ProblemResponse(
                     status, code, f"dead letter {n} was replayed before" if known else f"no dead letter {n}"
                 )

@@ -33,17 +33,34 @@ DATABASE_GONE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
+UNSTORABLE = (
+    asyncpg.CharacterNotInRepertoireError,
+    asyncpg.UntranslatableCharacterError,
+    asyncpg.NumericValueOutOfRangeError,
+    asyncpg.DatetimeFieldOverflowError,
+    asyncpg.ProgramLimitExceededError,
+)
 REJECTED = Counter("ctloop_events_rejected", "Records quarantined, by reason.", ["service", "reason"])
 DEAD = Counter("ctloop_dlq_records", "Records that became dead letters, by reason.", ["service", "reason"])
 
 
+def unstorable(error: BaseException) -> bool:
+    """Whether PostgreSQL has no form for a value: a NUL, a number or a time beyond its types. Its client says so with an
+    InterfaceError that is a ValueError, of a class that has no public name."""
+    return isinstance(error, UNSTORABLE) or (
+        isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+    )
+
+
 def refused(error: BaseException) -> bool:
     """Whether trying again can never help."""
-    return isinstance(error, (UndecodableEvent, RejectedEvent))
+    return isinstance(error, (UndecodableEvent, RejectedEvent)) or unstorable(error)
 
 
 def reason_of(error: BaseException) -> str:
     """The public reason of a failure."""
+    if unstorable(error):
+        return "rejected"
     return str(getattr(error, "reason", "exhausted" if isinstance(error, TRANSIENT) else "unexpected"))
 
 
