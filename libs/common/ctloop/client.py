@@ -21,6 +21,8 @@ TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 PATIENCE_SECONDS = 10.0
 """How long a request that may be repeated is tried again."""
 NOT_NOW = (429, 503)
+IN_FLIGHT = "CT4090"
+"""Of a 409: an earlier try of this very request is being carried out."""
 BY_STATUS = {401: "CT9006", 403: "CT9006", 404: "CT9002", 409: "CT9003", 412: "CT9003", 422: "CT9007", 503: "CT9004"}
 
 
@@ -128,7 +130,7 @@ class NotNow(Exception):
 
 
 def _result(answer: httpx.Response) -> Any:
-    if answer.status_code in NOT_NOW:
+    if answer.status_code in NOT_NOW or (answer.status_code == 409 and IN_FLIGHT in answer.text):
         raise NotNow(answer)
     if answer.is_error:
         raise problem_of(answer)

@@ -171,20 +171,18 @@ _ANSWERS = {
     "CT4090": Entry("a request with this Idempotency-Key is being carried out", "Wait a second, then send it again."),
     "CT4091": Entry("the dead letter was replayed before", "ctloop dlq ls SERVICE", Exit.CONFLICT),
     "CT4130": Entry("the body is too large", "Send less at once, or write an object and send its reference.", Exit.USAGE),
-    "CT4150": Entry("this content type is not read", "application/x-ndjson, an Arrow stream, or JSON of a reference.", Exit.USAGE),
-    "CT4151": Entry("compressed bodies are not read", "Send it without Content-Encoding; Arrow's own compression is read.", Exit.USAGE),
+    "CT4150": Entry("this content type is not read", "NDJSON, an Arrow stream, or JSON of a reference.", Exit.USAGE),
+    "CT4151": Entry("compressed bodies are not read", "Send it without Content-Encoding.", Exit.USAGE),
     "CT4220": Entry("the request does not fit the API", "GET /openapi.json says what it takes.", Exit.USAGE),
     "CT4221": Entry("the Idempotency-Key was used before with another body", "Use a new key for new data.", Exit.CONFLICT),
     "CT4290": Entry("too much is coming in at once", "Send it again after Retry-After.", Exit.DEPENDENCY),
     "CT4310": Entry("the request's head is too large", "Send a shorter path and fewer, shorter headers.", Exit.USAGE),
-    "CT5030": Entry("a part of the stack does not answer now", "Try again; ctloop status shows what is missing.", Exit.DEPENDENCY),
+    "CT5030": Entry("a part of the stack does not answer now", "Try again; see ctloop status.", Exit.DEPENDENCY),
     "CT5031": Entry("ingestion is too far behind", "Send it again after Retry-After: nothing of it was taken.", Exit.DEPENDENCY),
 }  # fmt: skip
 
 _REQUESTS = {
-    "CT5000": Entry(
-        "a prediction's request cannot be read", "Send a row or a list of rows as JSON, or an OIP request."
-    ),
+    "CT5000": Entry("the body of a request cannot be read", "Send a row or a list of rows as JSON, or an OIP request."),
     "CT5001": Entry("a value does not fit the model's inputs", "GET /v2/models/MODEL says what it takes."),
     "CT5002": Entry("a request has a column the record class does not", "GET /v1/models/MODEL lists the columns."),
     "CT5003": Entry("a request asks for an output the model does not give", "label and probabilities, or value."),

@@ -15,7 +15,7 @@ from ctloop_ingestion.domain.bodies import format_of, read_arrow, reference, siz
 
 BODY_LIMIT = 64 << 20
 """Largest body of one request, in bytes; larger data goes into an object and its reference through the door."""
-IN_FLIGHT_LIMIT = 256 << 20
+IN_FLIGHT_LIMIT = 384 << 20
 """Bytes of all requests being read at one time, as large as they become when they are read."""
 READ_SECONDS = 60.0
 """For a body to come in whole: one that is announced and never sent holds its room no longer."""
@@ -92,7 +92,7 @@ def grows_to(format: str, body: bytes) -> int:
     """Bytes a body takes once it is read.
 
     Raises:
-        ProblemResponse: 400
+        ProblemResponse: 400, 413
     """
     with _refused():
         return size_read(format, body)

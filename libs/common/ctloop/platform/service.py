@@ -21,12 +21,13 @@ from ctloop.events.errors import TransientError
 from ctloop.events.pipeline import PipelineReleased
 from ctloop.events.topics import BY_EVENT, FACTS
 from ctloop.platform import pipelines
+from ctloop.platform.bounded_http import BoundedHttp
 from ctloop.platform.delivery.chunks import Chunks
 from ctloop.platform.delivery.consume import ConsumeLoop
 from ctloop.platform.delivery.dead_letters import dead_letter_api
-from ctloop.platform.delivery.disposition import DATABASE_GONE, UNSTORABLE, unstorable
+from ctloop.platform.delivery.disposition import DATABASE_GONE, UNSTORABLE
 from ctloop.platform.delivery.edge import Edge
-from ctloop.platform.delivery.hears import Hears, Refused, on, said_types
+from ctloop.platform.delivery.hears import Hears, InFlight, Refused, on, said_types
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.delivery.parking import Parking
 from ctloop.platform.delivery.relay import Relay
@@ -39,7 +40,7 @@ from ctloop.platform.telemetry import start_telemetry
 log = logging.getLogger("ctloop.service")
 ApiFactory = Callable[[Edge], APIRouter]
 Background = Callable[[Edge], Awaitable[None]]
-PASSING = (*DATABASE_GONE, TransientError, KafkaError, *UNSTORABLE)
+PASSING = (*DATABASE_GONE, TransientError, KafkaError)
 """What an API answers with 503: asking again is right."""
 POOL_SIZE = 4
 STOP_SECONDS = 15.0
@@ -200,8 +201,8 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
         name, settings, edge=edge, hears=heard, handlers=handlers, jobs=jobs, runs=runs, resources=resources,
         background=background, database=database,
     )  # fmt: skip
-    install_problems(service.app, PASSING, unstorable)
-    service.app.add_exception_handler(Refused, _on_refused)
+    install_problems(service.app, PASSING, UNSTORABLE)
+    service.app.add_exception_handler(Refused, on_refused)
     service.app.include_router(_platform_api(service, ready))
     if database:
         service.app.include_router(_pipelines_api(edge))
@@ -216,9 +217,13 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
 pipelines_owner = pipelines.PipelineHandlers()
 
 
-async def _on_refused(request: Request, error: Exception) -> Response:
+async def on_refused(request: Request, error: Exception) -> Response:
+    """A command's no as a problem."""
     refused = cast(Refused, error)
-    return problem(refused.status, refused.code, refused.title, detail=refused.detail, hint=refused.hint)
+    answer = problem(refused.status, refused.code, refused.title, detail=refused.detail, hint=refused.hint)
+    if isinstance(refused, InFlight):
+        answer.headers["Retry-After"] = "1"
+    return answer
 
 
 def _platform_api(service: Service, ready: Callable[[], dict[str, str]] | None) -> APIRouter:
@@ -291,7 +296,7 @@ def main() -> None:
         host=settings.service.host,
         port=settings.service.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         access_log=False,
         log_config=None,
         lifespan="on",

@@ -106,9 +106,11 @@ def size_read(format: str, body: bytes) -> int:
     """Bytes a body takes once it is read, told before it is.
 
     Raises:
-        Truncated
+        Truncated, TooLarge
     """
-    return max(len(body), grown(body)) if format == "arrow" else len(body)
+    size = max(len(body), grown(body)) if format == "arrow" else len(body)
+    check_bytes(size)
+    return size
 
 
 def split_ndjson(body: bytes, limit: int) -> Iterator[bytes]:

@@ -83,8 +83,6 @@ class Chunks:
                 if not await self.edge.database_answers():
                     raise
                 failure = error  # a connection was lost, or a handler raised what a lost database raises
-                if disposition.refused(error):
-                    break
             except Exception as error:
                 failure = error
                 if isinstance(error, NotYetKnown) or not isinstance(error, disposition.TRANSIENT):

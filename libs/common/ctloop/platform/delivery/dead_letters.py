@@ -2,14 +2,15 @@
 
 import base64
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.http import ProblemResponse
 
 LIST_LIMIT = 200
+Limit = Annotated[int, Query(ge=1, le=LIST_LIMIT)]
 BYTES_SHOWN = 4096
 
 
@@ -18,12 +19,12 @@ def dead_letter_api(edge: Edge) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["dead letters"])
 
     @api.get("/dlq")
-    async def list_dead(state: str = "DEAD", limit: int = 50, after: int = 0) -> dict[str, Any]:
+    async def list_dead(state: str = "DEAD", limit: Limit = 50, after: int = 0) -> dict[str, Any]:
         """Dead letters, oldest first."""
         async with edge.reading() as connection:
             rows = await connection.fetch(
                 "SELECT * FROM dead_event WHERE state = $1 AND n > $2 ORDER BY n LIMIT $3",
-                state, after, min(limit, LIST_LIMIT),
+                state, after, limit,
             )  # fmt: skip
         return _page([_shown(row) for row in rows], limit)
 
@@ -57,12 +58,12 @@ def dead_letter_api(edge: Edge) -> APIRouter:
         return {"n": n, "state": "REPLAYED"}
 
     @api.get("/quarantine/events")
-    async def list_quarantine(reason: str | None = None, limit: int = 50, after: int = 0) -> dict[str, Any]:
+    async def list_quarantine(reason: str | None = None, limit: Limit = 50, after: int = 0) -> dict[str, Any]:
         """Events that can never succeed, oldest first, with the reason and their bytes."""
         async with edge.reading() as connection:
             rows = await connection.fetch(
                 "SELECT * FROM quarantine WHERE ($1::text IS NULL OR reason = $1) AND n > $2 ORDER BY n LIMIT $3",
-                reason, after, min(limit, LIST_LIMIT),
+                reason, after, limit,
             )  # fmt: skip
         return _page([_shown(row) for row in rows], limit)
 

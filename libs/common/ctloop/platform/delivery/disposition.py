@@ -33,33 +33,22 @@ DATABASE_GONE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
-UNSTORABLE = (
-    asyncpg.CharacterNotInRepertoireError,
-    asyncpg.UntranslatableCharacterError,
-    asyncpg.NumericValueOutOfRangeError,
-    asyncpg.DatetimeFieldOverflowError,
-    asyncpg.ProgramLimitExceededError,
-)
+UNSTORABLE = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
+"""A value PostgreSQL has no form for, said by it or by its client: a NUL, a number or a time beyond its types."""
+REFUSED = (UndecodableEvent, RejectedEvent, *UNSTORABLE)
+"""Trying again can never help."""
 REJECTED = Counter("ctloop_events_rejected", "Records quarantined, by reason.", ["service", "reason"])
 DEAD = Counter("ctloop_dlq_records", "Records that became dead letters, by reason.", ["service", "reason"])
 
 
-def unstorable(error: BaseException) -> bool:
-    """Whether PostgreSQL has no form for a value: a NUL, a number or a time beyond its types. Its client says so with an
-    InterfaceError that is a ValueError, of a class that has no public name."""
-    return isinstance(error, UNSTORABLE) or (
-        isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
-    )
-
-
 def refused(error: BaseException) -> bool:
     """Whether trying again can never help."""
-    return isinstance(error, (UndecodableEvent, RejectedEvent)) or unstorable(error)
+    return isinstance(error, REFUSED)
 
 
 def reason_of(error: BaseException) -> str:
     """The public reason of a failure."""
-    if unstorable(error):
+    if isinstance(error, UNSTORABLE):
         return "rejected"
     return str(getattr(error, "reason", "exhausted" if isinstance(error, TRANSIENT) else "unexpected"))
 

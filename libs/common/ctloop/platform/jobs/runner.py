@@ -15,7 +15,6 @@ from opentelemetry.propagate import extract
 from prometheus_client import Counter
 
 from ctloop.events.envelope import Envelope, Event
-from ctloop.events.errors import RejectedEvent, UndecodableEvent
 from ctloop.platform.delivery import disposition
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.delivery.hears import Said
@@ -183,7 +182,7 @@ class JobRunner:
         try:
             async with asyncio.timeout(job.deadline.total_seconds()):
                 end = await self._with_lease(line, job, lease)
-        except (RejectedEvent, UndecodableEvent) as error:
+        except disposition.REFUSED as error:
             await self._failed(line, job, lease, "rejected", error)
             return
         except LeaseLost:
@@ -197,15 +196,12 @@ class JobRunner:
     async def _conclude(self, line: Runs, job: Job, lease: Lease, end: Any) -> None:
         try:
             await self._end_patiently(job, lease, end)
-        except LeaseLost:
+        except (LeaseLost, *disposition.DATABASE_GONE):
             raise
+        except disposition.REFUSED as error:
+            await self._failed(line, job, lease, "rejected", error)
         except Exception as error:
-            if disposition.refused(error):
-                await self._failed(line, job, lease, "rejected", error)
-            elif isinstance(error, disposition.DATABASE_GONE):
-                raise
-            else:
-                await self._again(line, job, lease, error)
+            await self._again(line, job, lease, error)
 
     async def _with_lease(self, line: Runs, job: Job, lease: Lease) -> JobEnd:
         """The job's method, stopped at once when the lease is lost."""
@@ -241,8 +237,6 @@ class JobRunner:
                 await self._end(job, lease, end)
                 return
             except (*disposition.DATABASE_GONE, *disposition.TRANSIENT) as error:
-                if disposition.unstorable(error):
-                    raise
                 log.warning("the end of %s waits: %r", job.kind, error, extra={"action": "job-end-waits"})
             await asyncio.sleep(wait)
             lease.check()
