@@ -88,6 +88,15 @@ def arrival_of(raw: Raw, hears: Hears, timestamp_iso: str) -> Arrival:
         return Arrival(raw, hears, refusal=refusal)
 
 
+def unreadable(topic: str, partition: int, offset: int, hears: Hears) -> Arrival:
+    """A record the client cannot hand out; its bytes stay on the topic, at this offset."""
+    source = f"kafka:{topic}"
+    identity = stranger_id(source, None, incarnation=topic, partition=partition, offset=offset)
+    raw = Raw(topic, partition, offset, b"", source, identity, [], b"")
+    why = "the name of a header of this record, or of one in its batch, is not UTF-8; its bytes are on the topic"
+    return Arrival(raw, hears, refusal=UndecodableEvent(why))
+
+
 def _envelope(raw: Raw, event: type[Event], headers: Mapping[str, str], timestamp_iso: str) -> Envelope:
     columns = event in (DataArrived, PredictionsServed)
     subject = headers.get("ce_subject") or raw.key.decode("utf-8", "replace").partition("|")[2]
