@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -109,6 +110,8 @@ class Model:
         self.retrain_text: str | None = None
         self.cooldown_seconds: float | None = None
         self.rollback_text: str | None = None
+        self.lines: dict[str, int] = {}
+        """Where the user's file says each condition."""
 
     @property
     def spec(self) -> RecordSpec:
@@ -134,19 +137,24 @@ class Model:
 
     def gate(self, *conditions: str) -> Self:
         """Conditions a candidate must keep, beside the default ones."""
-        self.gates.extend(_texts("gate", conditions))
+        self.gates.extend(self._said("gate", conditions))
         return self
 
     def retrain(self, condition: str, *, cooldown: str | float | None = None) -> Self:
         """When to retrain instead of the default policy; ``cooldown`` is data time between two runs, e.g. "1h"."""
-        (self.retrain_text,) = _texts("retrain", (condition,))
+        (self.retrain_text,) = self._said("retrain", (condition,))
         self.cooldown_seconds = None if cooldown is None else seconds("cooldown", cooldown)
         return self
 
     def rollback(self, condition: str) -> Self:
         """When to go back to the version before."""
-        (self.rollback_text,) = _texts("rollback", (condition,))
+        (self.rollback_text,) = self._said("rollback", (condition,))
         return self
+
+    def _said(self, name: str, conditions: Sequence[str]) -> list[str]:
+        texts = _texts(name, conditions)
+        self.lines.update(dict.fromkeys(texts, sys._getframe(2).f_lineno))
+        return texts
 
     def __repr__(self) -> str:
         return f"<ctloop model {self.name} of {self.spec.dataset}>"

@@ -1,7 +1,8 @@
 """What a user is told when something is wrong: code, cause, hint, docs; and the catalogue of codes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any
@@ -67,6 +68,16 @@ class Problem(Exception):
             "docs": f"ctloop docs {self.code}",
             "exit_code": int(self.exit_code),
         }
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, asked; empty when none is near.
+
+    >>> did_you_mean("ucc", ["auc", "log_loss"]), did_you_mean("nps", ["auc"])
+    ("Did you mean 'auc'?", '')
+    """
+    near = get_close_matches(name, sorted(known), 1, 0.6)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 _DECLARATION = {
