@@ -94,7 +94,9 @@ async def test_no_arrival_stops_the_batch_it_is_in(world: Any) -> None:
     nested = pa.table({"flight": ["N1"], "departs": [{"a": 1}]})
     deep = b'{"flight": ' + b"[" * 300 + b"]" * 300 + b"}"
     refs = [
-        ObjectRef(uri=f"s3://{world.environment['CTLOOP_S3__BUCKET']}/{key}", sha256="0" * 64, bytes=9, format="parquet")
+        ObjectRef(
+            uri=f"s3://{world.environment['CTLOOP_S3__BUCKET']}/{key}", sha256="0" * 64, bytes=9, format="parquet"
+        )
         for key in ("../../etc/passwd", "a\0b", "k" * 950, "a//b/./c", "%2e%2e/x", "\ud7ff\uffff", "?x=1&y", "staged")
     ]
     for number in range(3):

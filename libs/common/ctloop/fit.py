@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 
 from ctloop.events.manifest import NAME, ParameterSpec, RecordSpec
 from ctloop.events.values import Resources
-from ctloop.problems import Problem
+from ctloop.problems import Problem, did_you_mean
 from ctloop.record import Record
 
 Task = Literal["classification", "regression"]
@@ -246,13 +246,15 @@ def _metric(metric: str | None, task: Task) -> str:
         return name
     if name in REPORTED[task]:
         raise Problem("CT1204", f"{name} has no loss per row", f'metric="{DECIDING[task][0]}", report=["{name}"]')
-    raise Problem("CT1203", f"metric={name!r} for {task}", f"Known: {', '.join(DECIDING[task])}")
+    near = did_you_mean(name, DECIDING[task])
+    raise Problem("CT1203", f"metric={name!r} for {task}", near or f"Known: {', '.join(DECIDING[task])}")
 
 
 def _report(report: Sequence[str], task: Task) -> tuple[str, ...]:
     names = (report,) if isinstance(report, str) else tuple(report)
     if wrong := next((one for one in names if one not in REPORTED[task]), None):
-        raise Problem("CT1203", f"report={wrong!r} for {task}", f"Known: {', '.join(REPORTED[task])}")
+        near = did_you_mean(wrong, REPORTED[task])
+        raise Problem("CT1203", f"report={wrong!r} for {task}", near or f"Known: {', '.join(REPORTED[task])}")
     return tuple(dict.fromkeys(names))
 
 

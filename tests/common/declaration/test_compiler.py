@@ -182,6 +182,24 @@ def test_a_name_that_does_not_exist_is_asked_about_at_its_line(tmp_path: Path, l
     assert found.line == source.count("\n") + 2
 
 
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        (RECORD.replace('id="visit"', 'id="vist"') + MODEL, "'visit'"),
+        (RECORD.replace('time="at"', 'time="att"') + MODEL, "'at'"),
+        (RECORD + "    hour: int = ct.derive('huor(at)')\n" + MODEL, "'hour'"),
+        (RECORD + "    old: float = ct.derive('agee * 2')\n" + MODEL, "'age'"),
+        (RECORD + MODEL.replace("(Visit)", "(Visit, metric='logloss')"), "'log_loss'"),
+        (RECORD + MODEL.replace("(Visit)", "(Visit, report=['acuracy'])"), "'accuracy'"),
+    ],
+    ids=["id", "time", "function", "column", "metric", "report"],
+)
+def test_a_name_of_the_declaration_that_does_not_exist_is_asked_about(tmp_path: Path, source: str, hint: str) -> None:
+    """In the record class and in the arguments of the model."""
+    (found,) = check(written(tmp_path, HEAD, source)).findings
+    assert found.hint == f"Did you mean {hint}?" and found.line > 0
+
+
 def test_every_wrong_condition_is_said(tmp_path: Path) -> None:
     """All that is wrong in one look, not one at a time."""
     found = check(written(tmp_path, HEAD, RECORD, MODEL, "visits.gate('nps > 1')", "visits.retrain('rows >')")).findings
