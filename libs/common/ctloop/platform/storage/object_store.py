@@ -107,7 +107,7 @@ class ObjectStore:
             raise ObjectMissing(f"{uri}: objects are read from {start}... only")
         key = uri.removeprefix(start)
         if not key.isprintable() or len(key.encode()) > KEY_BYTES or {"", ".", ".."} & set(key.split("/")):
-            raise ObjectMissing(f"{ascii(uri[:200])}: no object has such a key")
+            raise ObjectMissing(f"{uri[:200]!a}: no object has such a key")
         return key
 
     def _read(self, key: str, uri: str, limit: int) -> bytes:
