@@ -117,6 +117,8 @@ async def test_no_value_makes_the_platform_fail(world: Any) -> None:
         answer = await world.door.get(path)
         assert answer.status_code in (400, 422), (path, answer.text)
         assert answer.json()["code"] in ("CT4002", "CT4220") and answer.json()["hint"]
+        assert (await world.door.get(answer.json()["type"])).json()["help"]  # a problem's type can be followed
+    assert (await world.door.get("/problems/CT0000")).status_code == 404
 
 
 async def own_door(world: Any, bus: KafkaDoor, patience: Patience | None = None) -> httpx.AsyncClient:

@@ -143,8 +143,6 @@ _MODELS = {
         "the fit function returned something else", "Return the fitted estimator: `return pipeline.fit(X, y)`."
     ),
     "CT3102": Entry("the estimator cannot become ONNX", "Use estimators skl2onnx knows, or LightGBM."),
-    "CT3103": Entry("the ONNX form answers differently", "Look at the parity of the run; simplify the pipeline."),
-    "CT3104": Entry("the model's inputs do not fit", "Send the columns of the signature."),
 }
 
 _LOOPS = {

@@ -24,6 +24,7 @@ class Note(Job):
     kind: ClassVar[str] = "note"
     lane: ClassVar[str] = "note"
     max_attempts: ClassVar[int] = 3
+    max_deaths: ClassVar[int] = 2
     model: str
     epoch: int
 

@@ -85,7 +85,7 @@ def broken(body: bytes) -> dict[str, bytes | None]:
         "NUL raw": body.replace(b'"', b'"\0', 1),
         "lone surrogate": body.replace(b'"', b'"\\ud800', 1),
         "not UTF-8": body.replace(b'"', b'"\xff', 1),
-        "wrong types": json.dumps(dict.fromkeys(whole, {"a": [1]})).encode(),
+        "wrong types": json.dumps({name: {"a": [1]} for name in whole}).encode(),
         "NaN": b'{"%s": NaN}' % first.encode(),
         "1e400": b'{"%s": 1e400}' % first.encode(),
     }

@@ -36,6 +36,7 @@ from ctloop.platform.jobs.job import Runs, Timer
 from ctloop.platform.jobs.runner import JobRunner
 from ctloop.platform.settings import Settings
 from ctloop.platform.telemetry import start_telemetry
+from ctloop.problems import CATALOGUE
 
 log = logging.getLogger("ctloop.service")
 ApiFactory = Callable[[Edge], APIRouter]
@@ -247,6 +248,13 @@ def _platform_api(service: Service, ready: Callable[[], dict[str, str]] | None) 
     async def metrics() -> PlainTextResponse:
         """Prometheus metrics."""
         return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @api.get("/problems/{code}")
+    async def problem_page(code: str) -> dict[str, str]:
+        """What a problem's ``type`` leads to: its code in words, and what helps."""
+        if code not in CATALOGUE:
+            raise ProblemResponse(404, "CT4040", f"there is no code {code[:20]!r}")
+        return {"code": code, "title": CATALOGUE[code].title, "help": CATALOGUE[code].help}
 
     @api.get("/version")
     async def version() -> dict[str, str]:
