@@ -231,7 +231,7 @@ def test_a_code_is_explained(site: Site) -> None:
     told = ctloop(site, "docs", "ct4001")
     assert told.returncode == 0 and "the body cannot be read" in told.stdout
     unknown = ctloop(site, "docs", "CT400I")
-    assert unknown.returncode == Exit.NOT_FOUND and "Did you mean 'CT400" in unknown.stderr
+    assert unknown.returncode == Exit.NOT_FOUND and "Did you mean" in unknown.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:
