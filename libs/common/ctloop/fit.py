@@ -3,7 +3,6 @@
 import inspect
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -153,7 +152,7 @@ class Model:
 
     def _said(self, name: str, conditions: Sequence[str]) -> list[str]:
         texts = _texts(name, conditions)
-        self.lines.update(dict.fromkeys(texts, sys._getframe(2).f_lineno))
+        self.lines.update(dict.fromkeys(texts, inspect.stack(0)[2].lineno))
         return texts
 
     def __repr__(self) -> str:

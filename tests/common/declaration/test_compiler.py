@@ -170,8 +170,8 @@ def test_the_line_of_a_mistake_is_named(tmp_path: Path) -> None:
         ("visits.retrain(\"psi('agee') > 0.2\")", "CT1206", "Did you mean \"psi('age')\"?"),
         ("visits.rollback('auc >')", "CT1206", "auc >= champion.auc"),
         ("visits.gaet('auc > 0.5')", "CT1004", "Did you mean 'gate'?"),
-        ("vists.gate('auc > 0.5')", "CT1004", "Did you mean 'visits'?"),
-        ("ct.feild()", "CT1004", "Did you mean 'field'?"),
+        ("visitss.gate('auc > 0.5')", "CT1004", "Did you mean 'visits'?"),
+        ("ct.fieldd()", "CT1004", "Did you mean 'field'?"),
     ],
 )
 def test_a_name_that_does_not_exist_is_asked_about_at_its_line(tmp_path: Path, line: str, code: str, hint: str) -> None:
@@ -185,7 +185,7 @@ def test_a_name_that_does_not_exist_is_asked_about_at_its_line(tmp_path: Path, l
 @pytest.mark.parametrize(
     ("source", "hint"),
     [
-        (RECORD.replace('id="visit"', 'id="vist"') + MODEL, "'visit'"),
+        (RECORD.replace('id="visit"', 'id="visitt"') + MODEL, "'visit'"),
         (RECORD.replace('time="at"', 'time="att"') + MODEL, "'at'"),
         (RECORD + "    hour: int = ct.derive('huor(at)')\n" + MODEL, "'hour'"),
         (RECORD + "    old: float = ct.derive('agee * 2')\n" + MODEL, "'age'"),
