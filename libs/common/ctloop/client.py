@@ -22,8 +22,7 @@ TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 PATIENCE_SECONDS = 10.0
 """How long a request that may be repeated is tried again."""
 NOT_NOW = (429, 503)
-IN_FLIGHT = "CT4090"
-"""Of a 409: an earlier try of this very request is being carried out."""
+IN_FLIGHT = "CT4090"  # of a 409: an earlier try of this very request is being carried out
 BY_STATUS = {401: "CT9006", 403: "CT9006", 404: "CT9002", 409: "CT9003", 412: "CT9003", 422: "CT9007", 503: "CT9004"}
 
 
@@ -93,10 +92,8 @@ def as_table(data: Any) -> Any:
 def _table(data: Any) -> Any:
     import pyarrow as pa
 
-    if isinstance(data, pa.Table):
-        return data
-    if isinstance(data, pa.RecordBatch):
-        return pa.Table.from_batches([data])
+    if isinstance(data, pa.Table | pa.RecordBatch):
+        return data if isinstance(data, pa.Table) else pa.Table.from_batches([data])
     if isinstance(data, Mapping):
         data = [data]
     if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
