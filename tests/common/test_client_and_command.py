@@ -112,6 +112,15 @@ def test_a_broken_connection_is_tried_again_under_the_same_key(site: Site) -> No
     assert len(site.asked) == 2 and len({one.headers["idempotency-key"] for one in site.asked}) == 1
 
 
+def test_a_request_that_is_still_carried_out_is_asked_for_again(site: Site) -> None:
+    """The answer to a hung-up send may come later: 409 in flight is a matter of moments, another 409 is not."""
+    site.answers[RECORDS] = (409, {"code": "CT4090", "title": "a request with this key is being carried out"})
+    with Client(urls=site.urls(), patience_seconds=1.5) as client, pytest.raises(Problem) as problem:
+        client.send("flight", [{"n": 1}])
+    assert len(site.asked) > 1 and problem.value.exit_code == Exit.CONFLICT
+    assert len({one.headers["idempotency-key"] for one in site.asked}) == 1
+
+
 @pytest.mark.parametrize(("status", "exit_code"), [(404, Exit.NOT_FOUND), (409, Exit.CONFLICT), (503, Exit.DEPENDENCY)])
 def test_a_refusal_is_a_problem_with_the_services_words(site: Site, status: int, exit_code: Exit) -> None:
     """An RFC 9457 answer keeps its code, detail and hint, and says how the command would end."""
@@ -226,6 +235,14 @@ def test_a_problem_for_machines_is_json(site: Site) -> None:
     """With --json the problem on stderr is one object with its exit code."""
     ended = ctloop(site, "model", "show", "nothing", "--json")
     assert json.loads(ended.stderr)["exit_code"] == ended.returncode == Exit.NOT_FOUND
+
+
+def test_a_code_is_explained(site: Site) -> None:
+    """The page every problem names; a code that is none asks for the nearest."""
+    told = ctloop(site, "docs", "ct4001")
+    assert told.returncode == 0 and "the body cannot be read" in told.stdout
+    unknown = ctloop(site, "docs", "CT400I")
+    assert unknown.returncode == Exit.NOT_FOUND and "Did you mean" in unknown.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:

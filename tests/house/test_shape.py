@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ctloop.problems import CATALOGUE
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*ROOT.glob("libs/common/**/*.py"), *ROOT.glob("services/**/*.py")])
 SERVICES = ("ingestion", "validation", "training", "registry", "serving", "monitoring", "console")
@@ -79,3 +81,13 @@ def test_nothing_but_topics_names_a_topic() -> None:
 def test_readme_is_short() -> None:
     """Under 150 lines."""
     assert lines(ROOT / "README.md") < 150
+
+
+def test_every_code_is_in_the_catalogue() -> None:
+    """A code that is said can be looked up, with what helps; and none is listed that nobody says."""
+    said = {
+        code for path in SOURCES if path.name != "problems.py" for code in re.findall(r'"(CT\d{4})"', path.read_text())
+    }
+    said |= {f"CT{status}0" for status in (404, 405)}  # platform/http.py makes them of the status
+    assert said - set(CATALOGUE) == set()
+    assert set(CATALOGUE) - said == set()

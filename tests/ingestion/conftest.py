@@ -102,6 +102,15 @@ class World:
         given = {"content-type": "application/x-ndjson"} | {name.replace("_", "-"): it for name, it in headers.items()}
         return await self.door.post("/v1/datasets/flight/records", content=body, headers=given)
 
+    async def value(self, query: str) -> Any:
+        """One value of ingestion's database, once there is one."""
+        return await until(lambda: value(self.ingestion.edge, query))
+
+    async def execute(self, statement: str) -> None:
+        """Change ingestion's database."""
+        async with self.ingestion.edge.reading() as connection:
+            await connection.execute(statement)
+
     async def validated(self, count: int) -> list[DataValidated]:
         """The first ``count`` DataValidated on the bus."""
         return await facts(self.kafka, self.prefix, DataValidated, count)

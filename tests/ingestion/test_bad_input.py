@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pytest
+from hostile import BOMBS, claims, stream
 
 from ctloop.events.data import DataArrived
 from ctloop.events.envelope import ARROW_STREAM, JSON, NDJSON, Envelope
@@ -53,23 +54,71 @@ async def wait(ask: Any) -> Any:
 
 
 async def test_bad_bodies_on_the_bus_are_quarantined_with_their_bytes(world: Any) -> None:
-    """Undecodable, truncated, unsupported, too large a reference: each with its reason, and the next good one lands."""
+    """Undecodable, truncated, unsupported, grown too large: each with its reason, and the next good one lands."""
     await world.release()
-    bad = {
-        "truncated": (ARROW_STREAM, arrow([world.flight(1)])[:-12]),
-        "unsupported-format": ("text/csv", b"flight,departs\n"),
-        "undecodable": (JSON, b'{"uri": 7}'),
-        "too-large": (JSON, b'{"uri":"s3://b/k","sha256":"%s","bytes":9999999999,"format":"arrow"}' % (b"0" * 64)),
-    }
-    for content_type, body in bad.values():
+    huge = b'{"uri":"s3://b/k","sha256":"%s","bytes":9999999999,"format":"arrow"}' % (b"0" * 64)
+    bad = [
+        ("truncated", ARROW_STREAM, arrow([world.flight(1)])[:-12]),
+        ("truncated", ARROW_STREAM, b""),
+        ("truncated", ARROW_STREAM, claims(-7)),
+        ("schema-mismatch", ARROW_STREAM, stream(pa.table([pa.array([1]), pa.array([2])], names=["x", "x"]))),
+        ("unsupported-format", "text/csv", b"flight,departs\n"),
+        ("undecodable", JSON, b'{"uri": 7}'),
+        ("too-large", JSON, huge),
+        *(("too-large", ARROW_STREAM, BOMBS[name]()) for name in ("a claim of 2^62 bytes", "dictionary", "runs", "views",
+                                                                  "rows of nulls")),
+    ]  # fmt: skip
+    for _, content_type, body in bad:
         await world.produce(DataArrived.topic, envelope(content_type=content_type), body)
-    await world.raw(DataArrived.topic, b"{}", key=b"no bar")
+    odd = [
+        (b"no bar", [], "undecodable"),
+        (b"default|flight" + b"k" * 20_000, [], "too-large"),
+        (b"default|flight", [("ce_time", b"0001-01-01T00:00:00+14:00")], "undecodable"),
+        (b"default|flight", [("content-type", NDJSON.encode()), ("x", b"a" * 100_000)], "too-large"),
+    ]
+    for key, headers, _ in odd:
+        await world.raw(DataArrived.topic, b"{}", key=key, headers=headers)
     await world.produce(DataArrived.topic, envelope(content_type=ARROW_STREAM), arrow([world.flight(2)]))
     (said,) = await world.validated(1)
     assert said.rows == 1
-    rows = await quarantined_events(world, 5)
-    assert sorted(row["reason"] for row in rows) == sorted([*bad, "undecodable"])
-    assert {bytes(row["payload"]) for row in rows} == {body for _, body in bad.values()} | {b"{}"}
+    rows = await quarantined_events(world, len(bad) + len(odd))
+    assert sorted(row["reason"] for row in rows) == sorted([*(one[0] for one in bad), *(one[2] for one in odd)])
+    assert {bytes(row["payload"]) for row in rows} == {one[2] for one in bad} | {b"{}"}
+
+
+async def test_no_arrival_stops_the_batch_it_is_in(world: Any) -> None:
+    """Arrivals that are what they say and still cannot be read as the dataset's, together with good ones: all land."""
+    await world.release()
+    far = pa.table({"flight": ["T1", "T2"], "departs": pa.array([2**62, 2**62], pa.timestamp("s")), "carrier": ["UA"] * 2,
+                    "distance": [1.0, 1.0]})  # fmt: skip
+    nested = pa.table({"flight": ["N1"], "departs": [{"a": 1}]})
+    deep = b'{"flight": ' + b"[" * 300 + b"]" * 300 + b"}"
+    refs = [
+        ObjectRef(
+            uri=f"s3://{world.environment['CTLOOP_S3__BUCKET']}/{key}", sha256="0" * 64, bytes=9, format="parquet"
+        )
+        for key in ("../../etc/passwd", "a\0b", "k" * 950, "a//b/./c", "%2e%2e/x", "\ud7ff\uffff", "?x=1&y", "staged")
+    ]
+    for number in range(3):
+        await world.produce(DataArrived.topic, envelope(), json.dumps(world.flight(number)).encode())
+        await world.produce(DataArrived.topic, envelope(content_type=ARROW_STREAM), stream((far, nested, far)[number]))
+        await world.produce(DataArrived.topic, envelope(), deep)
+    for ref in refs:
+        await world.produce(DataArrived.topic, envelope(content_type=JSON), ref.model_dump_json().encode())
+    await world.produce(DataArrived.topic, envelope(), json.dumps(world.flight(9)).encode())
+
+    async def all_rows() -> Any:
+        async with world.validation.edge.reading() as connection:
+            rows = await connection.fetch("SELECT reasons, row FROM quarantined_row")
+            done = await connection.fetchval("SELECT records FROM dataset")
+        return rows if done == 4 and len(rows) == 4 + 1 + 3 + len(refs) else None
+
+    rows = await wait(all_rows)
+    reasons = [row["reasons"][0] for row in rows]
+    assert reasons.count("departs: not a time") == 4
+    assert sum("schema-mismatch" in one for one in reasons) == 1
+    assert [row["row"] for row in rows if "nested too deep" in row["reasons"][0]] == [deep.decode()] * 3
+    assert sum("object-missing" in one for one in reasons) == len(refs)
 
 
 @pytest.mark.timeout(180)

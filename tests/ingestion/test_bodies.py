@@ -8,7 +8,8 @@ import pytest
 
 from ctloop.events.errors import SchemaMismatch, TooLarge, Truncated, UndecodableEvent, UnsupportedFormat
 from ctloop_ingestion.domain import bodies
-from ctloop_ingestion.domain.staging import PROBLEM, RAW, SEQUENCE, arrow_part, broken_part, ndjson_part, stage
+from ctloop_ingestion.domain.growth import bounded
+from ctloop_ingestion.domain.staging import PROBLEM, RAW, SEQUENCE, arrow_part, broken_part, ndjson_parts, stage
 
 WHEN = datetime(2013, 1, 1, tzinfo=UTC)
 TABLE = pa.table({"id": ["a", "b", "c"], "x": [1.0, None, 3.0]})
@@ -73,7 +74,7 @@ def test_a_row_larger_than_an_event_is_refused() -> None:
 def test_a_broken_line_takes_no_other_line_with_it() -> None:
     """Good rows go on with their places; broken ones keep their bytes and the reason."""
     body = b'{"id": "a"}\n{"id": \n\n[1]\n{"id": "b", "x": NaN}\n{"id": "c", "x": 2}'
-    table = stage([ndjson_part(7, WHEN, body, WANTED)], WANTED)
+    table = stage(ndjson_parts(7, WHEN, body, WANTED), WANTED)
     good = table.filter(table.column(PROBLEM).is_null())
     assert good.select(["id", "x"]).to_pylist() == [{"id": "a", "x": None}, {"id": "c", "x": 2}]
     assert [one & 0xFFFFFF for one in good.column(SEQUENCE).to_pylist()] == [0, 5]
@@ -95,8 +96,9 @@ def test_a_broken_line_takes_no_other_line_with_it() -> None:
 )
 def test_types_are_brought_together_without_losing_a_value(tables: list[Any], type: Any, values: list[Any]) -> None:
     """Where no type holds all values they are staged as text, and the audit reads the text."""
-    parts = [arrow_part(number, WHEN, table) for number, table in enumerate(tables, 1)]
-    staged = stage(parts, frozenset("xy"))
+    wanted = frozenset("xy")
+    parts = [arrow_part(number, WHEN, bounded(table), wanted) for number, table in enumerate(tables, 1)]
+    staged = stage(parts, wanted)
     assert staged.column("x").type == type
     assert staged.column("x").to_pylist() == values
 

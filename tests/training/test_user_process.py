@@ -113,6 +113,64 @@ def test_a_function_that_never_ends_is_killed(bench: Bench) -> None:
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
+LEAVES = """    import os, time
+    if os.fork() == 0:  # a daemon: of another session, its parent is gone
+        os.setsid()
+        if os.fork() == 0:
+            print("child", os.getpid(), flush=True)
+            while True:
+                time.sleep(1)
+        os._exit(0)
+    while True:
+        time.sleep(1)
+"""
+FORKS = """    import os, time
+    for _ in range(50):
+        if os.fork() == 0:
+            time.sleep(600)
+    print("child", os.getpid(), flush=True)
+    while True:
+        time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("body", [LEAVES, FORKS], ids=["daemon", "fifty children"])
+def test_whatever_it_forks_ends_with_it(bench: Bench, body: str) -> None:
+    """At its limit; nothing it started lives on."""
+    process = bench.start(flowers_file(body))
+    home = f"HOME={process.folder}".encode()
+    with pytest.raises(UserFailed) as failed:
+        bench.fit(process, seconds=3.0)
+    assert failed.value.reason == "time-limit" and any("child" in line for line in failed.value.log_tail)
+    assert not [one for one in Path("/proc").glob("[0-9]*/environ") if home in environment_of(one)]
+
+
+def environment_of(path: Path) -> bytes:
+    """Of a process; empty once it has ended."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_memory_that_leaks_ends_at_its_limit(bench: Bench) -> None:
+    """Bit by bit, and wrapped in a handler that would go on."""
+    body = """    kept = []
+    while True:
+        try:
+            kept.append(bytearray(64 << 20))
+        except MemoryError:
+            kept.append("more")
+            raise
+"""
+    resources = bench.manifest.resources.model_copy(update={"memory_bytes": 1 << 30})
+    bench.manifest = bench.manifest.model_copy(update={"resources": resources})
+    process = bench.start(flowers_file(body))
+    with pytest.raises(UserFailed) as failed:
+        bench.fit(process)
+    assert failed.value.reason == "out-of-memory"
+
+
 def test_it_has_no_secret_and_no_address(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its environment names nothing of the platform."""
     monkeypatch.setenv("CTLOOP_S3__KEYS_FILE", "/somewhere")

@@ -88,6 +88,13 @@ def rules(prepared: Prepared) -> list[tuple[str, int]]:
         ({"at": "yesterday"}, "at: not a time"),
         ({"at": "2013-02-31T00:00:00Z"}, "at: not a time"),
         ({"at": 1370000000}, "at: not a time"),
+        ({"at": "0000-01-01"}, "at: not a time"),
+        ({"at": "2013-05-01T25:61:00Z"}, "at: not a time"),
+        ({"at": "2013-05-01T00:00:00+99:99"}, "at: not a time"),
+        ({"at": "1" * 400}, "at: not a time"),
+        ({"count": str(10**30)}, "count: not a whole number"),
+        ({"count": "9" * 19}, "count: not a whole number"),
+        ({"visit": "v" * 10_000}, "visit: longer than 500 characters"),
         ({"at": None}, "at: missing"),
         ({"at": "2012-12-31T23:59:59Z"}, "at: before 2013-01-01T00:00:00+00:00"),
         ({"at": "2014-01-02T00:00:00Z"}, "at: after 2014-01-01T00:00:00+00:00"),
@@ -102,6 +109,19 @@ def test_a_row_that_breaks_a_rule_is_refused_by_its_name(change: dict[str, Any],
     assert outcome.records.column("visit").to_pylist() == ["v2"]
     assert outcome.quarantine.column("_reasons").to_pylist()[0][0] == rule
     assert len(outcome.shown) == 1
+
+
+@pytest.mark.parametrize("micros", [2**63 - 1, -(2**63), 253_402_300_800_000_000, -62_135_596_800_000_001])
+def test_a_time_nobody_has_is_refused_like_any_other(micros: int) -> None:
+    """Arrow counts to the year 294247, Python to 9999: the row is refused and shown, and costs no other row."""
+    table = staged([{**GOOD, "at": None}, {**GOOD, "at": None, "visit": "v2"}])
+    good = int(datetime(2013, 5, 1, tzinfo=UTC).timestamp() * 1_000_000)
+    times = pa.array([micros, good], pa.timestamp("us", "UTC"))
+    prepared = prepare(table.set_column(table.column_names.index("at"), "at", times), RECORD)
+    outcome = finish(prepared, RECORD, {}, {})
+    assert rules(prepared) == [("at: not a time", 1)]
+    assert outcome.records.column("visit").to_pylist() == ["v2"] and len(outcome.shown) == 1
+    assert outcome.data_time == datetime(2013, 5, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

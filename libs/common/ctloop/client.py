@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -21,6 +22,7 @@ TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 PATIENCE_SECONDS = 10.0
 """How long a request that may be repeated is tried again."""
 NOT_NOW = (429, 503)
+IN_FLIGHT = "CT4090"  # of a 409: an earlier try of this very request is being carried out
 BY_STATUS = {401: "CT9006", 403: "CT9006", 404: "CT9002", 409: "CT9003", 412: "CT9003", 422: "CT9007", 503: "CT9004"}
 
 
@@ -63,21 +65,35 @@ def send_calls(dataset: str, data: Any, key: str | None) -> Iterator[Call]:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table.slice(start, CHUNK_ROWS))
         headers = {"content-type": ARROW_STREAM, "Idempotency-Key": f"{key}-{number}"}
-        yield Call("ingestion", "POST", f"/v1/datasets/{dataset}/records", body=sink.getvalue(), headers=headers)
+        yield Call(
+            "ingestion", "POST", f"/v1/datasets/{quoted(dataset)}/records", body=sink.getvalue(), headers=headers
+        )
 
 
 def as_table(data: Any) -> Any:
     """Arrow tables, batches, pandas, polars, anything with ``__arrow_c_stream__``, dicts, or a list of dicts.
 
     Raises:
-        Problem: CT2001, it is none of these.
+        Problem: CT2001, it is none of these, or its values do not go together.
     """
     import pyarrow as pa
 
-    if isinstance(data, pa.Table):
-        return data
-    if isinstance(data, pa.RecordBatch):
-        return pa.Table.from_batches([data])
+    try:
+        table = _table(data)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise Problem(
+            "CT2001", f"{type(error).__name__}: {error}"[:400], "Give each column values of one type."
+        ) from error
+    if table is None:
+        raise Problem("CT2001", f"{type(data).__name__} is no table and no list of records")
+    return table
+
+
+def _table(data: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(data, pa.Table | pa.RecordBatch):
+        return data if isinstance(data, pa.Table) else pa.Table.from_batches([data])
     if isinstance(data, Mapping):
         data = [data]
     if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
@@ -86,7 +102,7 @@ def as_table(data: Any) -> Any:
         return pa.table(data)
     if type(data).__module__.startswith("pandas"):
         return pa.Table.from_pandas(data, preserve_index=False)
-    raise Problem("CT2001", f"{type(data).__name__} is no table and no list of records")
+    return None
 
 
 def dataset_of(target: Any) -> str:
@@ -95,12 +111,25 @@ def dataset_of(target: Any) -> str:
 
 
 def predict_call(model: str, rows: Any) -> Call:
-    """A request for predictions of one row or many."""
+    """A request for predictions of one row or many.
+
+    Raises:
+        Problem: CT2001, the rows are none, or have a value that JSON has no form for.
+    """
     body = rows if isinstance(rows, Mapping | list) else as_table(rows).to_pylist()
-    return Call(
-        "serving", "POST", f"/v1/models/{model}/predict", body=json.dumps(body, default=_iso).encode(),
-        headers={"content-type": "application/json"},
-    )  # fmt: skip
+    try:
+        written = json.dumps(body, default=_iso).encode()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise Problem(
+            "CT2001", f"{type(error).__name__}: {error}"[:400], "Send text, numbers, booleans and times."
+        ) from error
+    headers = {"content-type": "application/json"}
+    return Call("serving", "POST", f"/v1/models/{quoted(model)}/predict", body=written, headers=headers)
+
+
+def quoted(name: str) -> str:
+    """A name as one segment of a path, whatever is in it."""
+    return quote(name, safe="")
 
 
 def _iso(value: Any) -> str:
@@ -128,7 +157,7 @@ class NotNow(Exception):
 
 
 def _result(answer: httpx.Response) -> Any:
-    if answer.status_code in NOT_NOW:
+    if answer.status_code in NOT_NOW or (answer.status_code == 409 and IN_FLIGHT in answer.text):
         raise NotNow(answer)
     if answer.is_error:
         raise problem_of(answer)
@@ -161,25 +190,25 @@ class _Calls:
 
     def model(self, model: str) -> Any:
         """A model: pipeline, champion, newest versions."""
-        return self._do(Call("registry", "GET", f"/v1/models/{model}"))
+        return self._do(Call("registry", "GET", f"/v1/models/{quoted(model)}"))
 
     def champion(self, model: str, at: str | None = None) -> Any:
         """What is live, or was at a time."""
-        return self._do(Call("registry", "GET", f"/v1/models/{model}/champion", {"at": at} if at else {}))
+        return self._do(Call("registry", "GET", f"/v1/models/{quoted(model)}/champion", {"at": at} if at else {}))
 
     def promote(self, model: str, version: int, *, reason: str = "", force: bool = False) -> Any:
         """Make a version champion by hand."""
         return self._post(
-            "registry", f"/v1/models/{model}/promote", {"version": version, "reason": reason, "force": force}
+            "registry", f"/v1/models/{quoted(model)}/promote", {"version": version, "reason": reason, "force": force}
         )
 
     def rollback(self, model: str, *, to: int | None = None, reason: str = "asked by a person") -> Any:
         """Go back to an earlier champion."""
-        return self._post("registry", f"/v1/models/{model}/rollback", {"to": to, "reason": reason})
+        return self._post("registry", f"/v1/models/{quoted(model)}/rollback", {"to": to, "reason": reason})
 
     def retrain(self, model: str, *, reason: str = "asked by a person") -> Any:
         """Train now."""
-        return self._post("training", f"/v1/models/{model}/retrain", {"reason": reason})
+        return self._post("training", f"/v1/models/{quoted(model)}/retrain", {"reason": reason})
 
     def runs(self, model: str, limit: int = 50) -> Any:
         """Runs of a model, newest first, with the progress of the open one."""
@@ -199,19 +228,19 @@ class _Calls:
 
     def loop(self, model: str, number: int) -> Any:
         """A model's n-th loop."""
-        return self._do(Call("console", "GET", f"/v1/models/{model}/loops/{number}"))
+        return self._do(Call("console", "GET", f"/v1/models/{quoted(model)}/loops/{number}"))
 
     def why(self, model: str, version: int) -> Any:
         """Why a version is what it is."""
-        return self._do(Call("console", "GET", f"/v1/why/{model}/{version}"))
+        return self._do(Call("console", "GET", f"/v1/why/{quoted(model)}/{version}"))
 
     def why_run(self, run_id: str) -> Any:
         """Why a run is what it is, promoted or not."""
-        return self._do(Call("console", "GET", f"/v1/why/runs/{run_id}/facts"))
+        return self._do(Call("console", "GET", f"/v1/why/runs/{quoted(run_id)}/facts"))
 
     def version(self, model: str, version: int) -> Any:
         """Every judgement of a version, newest first."""
-        return self._do(Call("registry", "GET", f"/v1/models/{model}/versions/{version}"))
+        return self._do(Call("registry", "GET", f"/v1/models/{quoted(model)}/versions/{version}"))
 
     def datasets(self) -> Any:
         """Every dataset, with what has landed in it."""
@@ -219,11 +248,11 @@ class _Calls:
 
     def audits(self, dataset: str, limit: int = 500) -> Any:
         """The audited batches of a dataset, newest first."""
-        return self._do(Call("validation", "GET", f"/v1/datasets/{dataset}/audits", {"limit": limit}))
+        return self._do(Call("validation", "GET", f"/v1/datasets/{quoted(dataset)}/audits", {"limit": limit}))
 
     def why_not(self, model: str) -> Any:
         """Why a model is not trained now."""
-        return self._do(Call("training", "GET", f"/v1/models/{model}/why-not"))
+        return self._do(Call("training", "GET", f"/v1/models/{quoted(model)}/why-not"))
 
     def timeline(self, *, model: str | None = None, limit: int = 200) -> Any:
         """The newest facts, oldest first."""
@@ -255,7 +284,7 @@ class _Calls:
 
     def pipeline(self, service: str, model: str) -> Any:
         """The pipeline of a model that a service knows."""
-        return self._do(Call(service, "GET", f"/v1/pipelines/{model}"))
+        return self._do(Call(service, "GET", f"/v1/pipelines/{quoted(model)}"))
 
     def _post(self, service: str, path: str, body: Mapping[str, Any]) -> Any:
         headers = {"content-type": "application/json", "Idempotency-Key": str(uuid.uuid4())}

@@ -22,7 +22,7 @@ from ctloop import bundle
 from ctloop.events.manifest import ConditionSpec, Manifest, RecordSpec, RetrainSpec
 from ctloop.events.values import ObjectRef
 from ctloop.fit import REPORTED, Model, task_of
-from ctloop.problems import CATALOGUE, Problem
+from ctloop.problems import CATALOGUE, Problem, did_you_mean
 
 Level = Literal["error", "warning", "hint"]
 
@@ -245,7 +245,17 @@ def _raised(error: BaseException, path: Path) -> Finding:
     if isinstance(error, SyntaxError) and error.filename:
         return Finding.of(Problem("CT1002", str(error)), Path(error.filename), error.lineno or 0)
     cause = f"{type(error).__name__}: {error}"[:500]
-    return Finding.of(Problem("CT1004", cause), *_place(error, path))
+    return Finding.of(Problem("CT1004", cause, _nearest(error)), *_place(error, path))
+
+
+def _nearest(error: BaseException) -> str:
+    """What a name that does not exist may have been meant to be."""
+    if isinstance(error, AttributeError) and error.name:
+        return did_you_mean(error.name, dir(error.obj))
+    if isinstance(error, NameError) and error.name and error.__traceback__:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        return did_you_mean(error.name, {**frame.f_builtins, **frame.f_globals, **frame.f_locals})
+    return ""
 
 
 def _compile_one(model: Model, module: str, path: Path, manifests: list[Manifest], findings: list[Finding]) -> None:
@@ -253,12 +263,22 @@ def _compile_one(model: Model, module: str, path: Path, manifests: list[Manifest
     if any(one.model == model.name for one in manifests):
         findings.append(Finding.of(Problem("CT1207", f"{model.name!r} is declared twice"), path, line))
         return
-    try:
-        manifests.append(manifest_of(model, module))
-    except Problem as problem:
-        findings.append(Finding.of(problem, path, line))
+    wrong = list(_wrong_conditions(model, path))
+    if wrong:
+        findings.extend(wrong)
         return
+    manifests.append(manifest_of(model, module))
     findings.extend(Finding.of(one, path, line, level) for one, level in _advice(model.spec))
+
+
+def _wrong_conditions(model: Model, path: Path) -> Iterator[Finding]:
+    """Every one, at its own line."""
+    condition = _conditions(model)
+    for text in filter(None, (*model.gates, model.retrain_text, model.rollback_text)):
+        try:
+            condition(text)
+        except Problem as problem:
+            yield Finding.of(problem, path, model.lines[text])
 
 
 def _advice(spec: RecordSpec) -> Iterator[tuple[Problem, Level]]:
@@ -320,7 +340,7 @@ def _conditions(model: Model) -> Callable[[str], ConditionSpec]:
         try:
             return ConditionSpec(text=text, tree=compile_condition(text, known, columns).to_json())
         except ConditionError as error:
-            raise Problem("CT1206", str(error)) from error
+            raise Problem("CT1206", str(error), error.hint) from error
 
     return compiled
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ctloop.problems import Problem
+from ctloop.problems import Problem, did_you_mean
 
 Kind = Literal["integer", "number", "boolean", "time"]
 Array = npt.NDArray[Any]
@@ -163,7 +163,7 @@ class _Reader:
     def _column(self, name: str) -> Column:
         kind = self.kinds.get(name)
         if kind is None:
-            raise self._problem(f"there is no column {name!r}")
+            raise self._problem(f"there is no column {name!r}", did_you_mean(name, self.kinds))
         if kind not in ("integer", "number", "time"):
             raise self._problem(f"column {name!r} is of kind {kind}", "Only numbers and times can be computed with.")
         column = Column(name, kind)
@@ -177,7 +177,8 @@ class _Reader:
             return Call(name, tuple(args), "integer")
         if name not in _ARITY:
             known = ", ".join((*_TIME_PARTS, *_ARITY))
-            raise self._problem(f"there is no function {name!r}", f"Known: {known}")
+            nearest = did_you_mean(name, (*_TIME_PARTS, *_ARITY))
+            raise self._problem(f"there is no function {name!r}", nearest or f"Known: {known}")
         if len(args) != _ARITY[name]:
             raise self._problem(f"{name}(...) takes {_ARITY[name]} argument(s)")
         return self._call(name, *args)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from ctloop.events.manifest import NAME, ParameterSpec, RecordSpec
 from ctloop.events.values import Resources
-from ctloop.problems import Problem
+from ctloop.problems import Problem, did_you_mean
 from ctloop.record import Record
 
 Task = Literal["classification", "regression"]
@@ -109,6 +109,8 @@ class Model:
         self.retrain_text: str | None = None
         self.cooldown_seconds: float | None = None
         self.rollback_text: str | None = None
+        self.lines: dict[str, int] = {}
+        """Where the user's file says each condition."""
 
     @property
     def spec(self) -> RecordSpec:
@@ -134,19 +136,24 @@ class Model:
 
     def gate(self, *conditions: str) -> Self:
         """Conditions a candidate must keep, beside the default ones."""
-        self.gates.extend(_texts("gate", conditions))
+        self.gates.extend(self._said("gate", conditions))
         return self
 
     def retrain(self, condition: str, *, cooldown: str | float | None = None) -> Self:
         """When to retrain instead of the default policy; ``cooldown`` is data time between two runs, e.g. "1h"."""
-        (self.retrain_text,) = _texts("retrain", (condition,))
+        (self.retrain_text,) = self._said("retrain", (condition,))
         self.cooldown_seconds = None if cooldown is None else seconds("cooldown", cooldown)
         return self
 
     def rollback(self, condition: str) -> Self:
         """When to go back to the version before."""
-        (self.rollback_text,) = _texts("rollback", (condition,))
+        (self.rollback_text,) = self._said("rollback", (condition,))
         return self
+
+    def _said(self, name: str, conditions: Sequence[str]) -> list[str]:
+        texts = _texts(name, conditions)
+        self.lines.update(dict.fromkeys(texts, inspect.stack(0)[2].lineno))
+        return texts
 
     def __repr__(self) -> str:
         return f"<ctloop model {self.name} of {self.spec.dataset}>"
@@ -238,13 +245,15 @@ def _metric(metric: str | None, task: Task) -> str:
         return name
     if name in REPORTED[task]:
         raise Problem("CT1204", f"{name} has no loss per row", f'metric="{DECIDING[task][0]}", report=["{name}"]')
-    raise Problem("CT1203", f"metric={name!r} for {task}", f"Known: {', '.join(DECIDING[task])}")
+    near = did_you_mean(name, DECIDING[task])
+    raise Problem("CT1203", f"metric={name!r} for {task}", near or f"Known: {', '.join(DECIDING[task])}")
 
 
 def _report(report: Sequence[str], task: Task) -> tuple[str, ...]:
     names = (report,) if isinstance(report, str) else tuple(report)
     if wrong := next((one for one in names if one not in REPORTED[task]), None):
-        raise Problem("CT1203", f"report={wrong!r} for {task}", f"Known: {', '.join(REPORTED[task])}")
+        near = did_you_mean(wrong, REPORTED[task])
+        raise Problem("CT1203", f"report={wrong!r} for {task}", near or f"Known: {', '.join(REPORTED[task])}")
     return tuple(dict.fromkeys(names))
 
 

@@ -1,7 +1,8 @@
 """What a user is told when something is wrong: code, cause, hint, docs; and the catalogue of codes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any
@@ -69,6 +70,16 @@ class Problem(Exception):
         }
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, asked; empty when none is near.
+
+    >>> did_you_mean("ucc", ["auc", "log_loss"]), did_you_mean("nps", ["auc"])
+    ("Did you mean 'auc'?", '')
+    """
+    near = get_close_matches(name, sorted(known), 1, 0.6)
+    return f"Did you mean {near[0]!r}?" if near else ""
+
+
 _DECLARATION = {
     # CT10xx: the model file
     "CT1001": Entry("the model file cannot be read", "Give the path of one Python file.", Exit.NOT_FOUND),
@@ -132,11 +143,52 @@ _MODELS = {
         "the fit function returned something else", "Return the fitted estimator: `return pipeline.fit(X, y)`."
     ),
     "CT3102": Entry("the estimator cannot become ONNX", "Use estimators skl2onnx knows, or LightGBM."),
-    "CT3103": Entry("the ONNX form answers differently", "Look at the parity of the run; simplify the pipeline."),
-    "CT3104": Entry("the model's inputs do not fit", "Send the columns of the signature."),
 }
 
-_LOOPS: dict[str, Entry] = {}
+_LOOPS = {
+    "CT3001": Entry("nothing to learn from", "Send records with labels first: ctloop send.", Exit.CONFLICT),
+    "CT3002": Entry("no such decision", "ctloop why MODEL --not shows the newest.", Exit.NOT_FOUND),
+    "CT3003": Entry("it was acted on already", "ctloop loop ls", Exit.CONFLICT),
+    "CT3004": Entry("no such run", "ctloop loop ls", Exit.NOT_FOUND),
+    "CT3201": Entry("no such model, or no champion of it", "ctloop model ls", Exit.NOT_FOUND),
+    "CT3202": Entry("no such version", "ctloop model show MODEL", Exit.NOT_FOUND),
+    "CT3203": Entry(
+        "a gate refused this version", "ctloop why MODEL@VERSION; --force with a --reason promotes it anyway."
+    ),
+    "CT3204": Entry("it is champion already", "ctloop model show MODEL", Exit.CONFLICT),
+    "CT3205": Entry("nothing to go back to", "ctloop model show MODEL lists what was champion.", Exit.CONFLICT),
+    "CT3206": Entry("somebody else was faster", "Look at the current state and try again.", Exit.CONFLICT),
+    "CT3207": Entry(
+        "the record class does not fit its dataset", "Give the dataset a new name: class R(ct.Record, name=...)"
+    ),
+    "CT3301": Entry("no such loop", "ctloop loop ls", Exit.NOT_FOUND),
+    "CT3302": Entry("nothing was heard of it", "ctloop model show MODEL", Exit.NOT_FOUND),
+}
+
+_ANSWERS = {
+    # CT4sss: an answer of the services over HTTP with status sss, told apart by the last digit
+    "CT4000": Entry("the body is empty", "Send NDJSON (one object per line), an Arrow stream, or a reference.", Exit.USAGE),
+    "CT4001": Entry("the body cannot be read", "Send what its content-type says.", Exit.USAGE),
+    "CT4002": Entry("a value cannot be stored", "No NUL in a name; whole numbers within 64 bits.", Exit.USAGE),
+    "CT4003": Entry("this is not HTTP", "Send a well-formed HTTP/1.1 request with an ASCII path.", Exit.USAGE),
+    "CT4040": Entry("nothing answers under this path", "GET /openapi.json lists the paths.", Exit.NOT_FOUND),
+    "CT4041": Entry("the dataset is not declared by any applied model file", "ctloop apply FILE", Exit.NOT_FOUND),
+    "CT4042": Entry("no pipeline of this model is known here", "Apply its file: ctloop apply FILE", Exit.NOT_FOUND),
+    "CT4043": Entry("no such dead letter", "ctloop dlq ls SERVICE", Exit.NOT_FOUND),
+    "CT4050": Entry("the path takes another method", "GET /openapi.json lists the methods.", Exit.USAGE),
+    "CT4080": Entry("the body did not come in", "Send it again in smaller parts.", Exit.TIMEOUT),
+    "CT4090": Entry("a request with this Idempotency-Key is being carried out", "Wait a second, then send it again."),
+    "CT4091": Entry("the dead letter was replayed before", "ctloop dlq ls SERVICE", Exit.CONFLICT),
+    "CT4130": Entry("the body is too large", "Send less at once, or write an object and send its reference.", Exit.USAGE),
+    "CT4150": Entry("this content type is not read", "NDJSON, an Arrow stream, or JSON of a reference.", Exit.USAGE),
+    "CT4151": Entry("compressed bodies are not read", "Send it without Content-Encoding.", Exit.USAGE),
+    "CT4220": Entry("the request does not fit the API", "GET /openapi.json says what it takes.", Exit.USAGE),
+    "CT4221": Entry("the Idempotency-Key was used before with another body", "Use a new key for new data.", Exit.CONFLICT),
+    "CT4290": Entry("too much is coming in at once", "Send it again after Retry-After.", Exit.DEPENDENCY),
+    "CT4310": Entry("the request's head is too large", "Send a shorter path and fewer, shorter headers.", Exit.USAGE),
+    "CT5030": Entry("a part of the stack does not answer now", "Try again; see ctloop status.", Exit.DEPENDENCY),
+    "CT5031": Entry("ingestion is too far behind", "Send it again after Retry-After: nothing of it was taken.", Exit.DEPENDENCY),
+}  # fmt: skip
 
 _REQUESTS = {
     "CT5000": Entry("the body of a request cannot be read", "Send a row or a list of rows as JSON, or an OIP request."),
@@ -175,7 +227,7 @@ _STACK = {
 }
 
 CATALOGUE: Mapping[str, Entry] = MappingProxyType(
-    {**_DECLARATION, **_DATA, **_MODELS, **_LOOPS, **_REQUESTS, **_USAGE, **_STACK}
+    {**_DECLARATION, **_DATA, **_MODELS, **_LOOPS, **_ANSWERS, **_REQUESTS, **_USAGE, **_STACK}
 )
-"""Every code there is. CT1 declaration, CT2 data, CT3 models, CT4 loops and conditions, CT5 requests, CT9 command and
-services (CT91 the embedded stack)."""
+"""Every code there is. CT1 declaration, CT2 data, CT3 models and loops, CT4 answers of the services, CT5 predictions, CT9
+the command (CT91 the embedded stack)."""

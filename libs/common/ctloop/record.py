@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from ctloop.derived import parse
 from ctloop.events.manifest import NAME, ColumnKind, DerivedSpec, FieldSpec, RecordSpec
-from ctloop.problems import Problem
+from ctloop.problems import Problem, did_you_mean
 
 CONTENT_ID = "row_digest"
 """Column of the id where the record class names none: the digest of the row."""
@@ -241,7 +241,7 @@ def _id_column(columns: _Columns, id: str | None) -> str:
         return CONTENT_ID
     found = next((one for one in columns.fields if one.name == id), None)
     if found is None or found.kind not in ("string", "integer") or found.nullable:
-        raise Problem("CT1102", f"id={id!r} {_said_of(found)}")
+        raise Problem("CT1102", f"id={id!r} {_said_of(found)}", _nearest(found, id, columns))
     return id
 
 
@@ -250,8 +250,12 @@ def _time_column(columns: _Columns, time: str | None) -> str | None:
         return None
     found = next((one for one in columns.fields if one.name == time), None)
     if found is None or found.kind != "time" or found.nullable:
-        raise Problem("CT1103", f"time={time!r} {_said_of(found)}")
+        raise Problem("CT1103", f"time={time!r} {_said_of(found)}", _nearest(found, time, columns))
     return time
+
+
+def _nearest(found: FieldSpec | None, name: str, columns: _Columns) -> str:
+    return "" if found else did_you_mean(name, (one.name for one in columns.fields))
 
 
 def _said_of(found: FieldSpec | None) -> str:

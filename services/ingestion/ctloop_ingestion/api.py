@@ -18,7 +18,8 @@ from ctloop.events.errors import TransientError
 from ctloop.platform.delivery import Edge, IdempotencyConflict, traced
 from ctloop.platform.http import ProblemResponse
 from ctloop.platform.spans import current_traceparent, span
-from ctloop_ingestion.door_body import Admission, admit, read_body, split
+from ctloop_ingestion.backlog import Backlog, Patience
+from ctloop_ingestion.door_body import Admission, admit, grows_to, read_body, split
 from ctloop_ingestion.kafka_door import KafkaDoor
 from ctloop_ingestion.store import DoorRequest, IngestionStore
 
@@ -60,11 +61,12 @@ class Datasets(BaseModel):
     items: list[DatasetState]
 
 
-def create_api(store: IngestionStore, door: KafkaDoor) -> Callable[[Edge], APIRouter]:
+def create_api(store: IngestionStore, door: KafkaDoor, patience: Patience | None = None) -> Callable[[Edge], APIRouter]:
     """Ingestion's paths."""
 
     def routes(edge: Edge) -> APIRouter:
-        return _routes(Door(store, door, edge), store, edge)
+        backlog = Backlog(store, edge, door.ends, patience or Patience())
+        return _routes(Door(store, door, edge, backlog), store, edge)
 
     return routes
 
@@ -72,8 +74,8 @@ def create_api(store: IngestionStore, door: KafkaDoor) -> Callable[[Edge], APIRo
 class Door:
     """One request at the door."""
 
-    def __init__(self, store: IngestionStore, bus: KafkaDoor, edge: Edge) -> None:
-        self._store, self._bus, self._edge = store, bus, edge
+    def __init__(self, store: IngestionStore, bus: KafkaDoor, edge: Edge, backlog: Backlog) -> None:
+        self._store, self._bus, self._edge, self._backlog = store, bus, edge, backlog
         self._admission = Admission()
 
     async def take(self, dataset: str, request: Request, key: str | None) -> Accepted:
@@ -82,9 +84,10 @@ class Door:
         async with self._edge.reading() as connection:
             if not await self._store.known(connection, dataset) or dataset.endswith(".predictions"):
                 raise unknown(dataset)
+        await self._backlog.check()
         with self._admission.admitted(size):
             body = await read_body(request)
-            bodies = await asyncio.to_thread(split, format, body)
+            bodies = await self._split(format, body)
             digest = hashlib.sha256(format.encode() + b"|" + body).hexdigest()
             key = key or digest
             with _send(dataset, len(bodies)):
@@ -92,6 +95,11 @@ class Door:
         return Accepted(
             dataset=dataset, idempotency_key=key, receipts=[Receipt.model_validate(one) for one in receipts]
         )
+
+    async def _split(self, format: str, body: bytes) -> tuple[bytes, ...]:
+        """What a body becomes needs room too: compressed, it was announced smaller than it is."""
+        with self._admission.admitted(max(0, grows_to(format, body) - len(body))):
+            return await asyncio.to_thread(split, format, body)
 
     async def _once(
         self, dataset: str, key: str, digest: str, arrivals: Sequence[tuple[Envelope, bytes]]
@@ -107,7 +115,9 @@ class Door:
             async with self._edge.transaction() as connection:
                 await self._store.abandon_request(connection, dataset, key)
             hint = f"send it again with Idempotency-Key: {key}; what has arrived is not taken twice"
-            raise ProblemResponse(503, "CT5030", "it is not known whether all arrived", hint=hint) from error
+            raise ProblemResponse(
+                503, "CT5030", "it is not known whether all arrived", hint=hint, retry_after=1
+            ) from error
         async with self._edge.transaction() as connection:
             await self._store.end_request(connection, dataset, key, receipts)
         return receipts
@@ -144,15 +154,15 @@ def _answered(known: DoorRequest, key: str, digest: str) -> list[dict[str, Any]]
     if known.digest != digest:
         raise IdempotencyConflict(key)
     if known.receipts is None:
-        hint = "wait for its answer, or send it again in 30 seconds"
-        raise ProblemResponse(409, "CT4090", "a request with this key is being carried out", hint=hint)
+        hint = "wait for its answer, or send it again: whatever became of the first, nothing is taken twice"
+        raise ProblemResponse(409, "CT4090", "a request with this key is being carried out", hint=hint, retry_after=1)
     return known.receipts
 
 
 def unknown(dataset: str) -> ProblemResponse:
     """404: no model file declares the dataset."""
     return ProblemResponse(
-        404, "CT4041", f"dataset {dataset!r} is not declared by any applied model file", hint="ctloop apply FILE"
+        404, "CT4041", f"dataset {dataset[:100]!r} is not declared by any applied model file", hint="ctloop apply FILE"
     )
 
 

@@ -71,7 +71,8 @@ class IngestionHandlers:
         before = batch = await self.store.open_batch(work.connection, dataset)
         placed: list[NewArrival] = []
         for one, format, rows, size in measured:
-            found = place(batch, rows, size, self.limits)
+            # what a reference grows to is not known yet: it is a batch of its own
+            found = place(batch, rows, self.limits.bytes if format == "reference" else size, self.limits)
             batch = found.open
             envelope = one.envelope
             placed.append(

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +16,8 @@ from ctloop.platform.delivery import Edge
 from ctloop.platform.jobs import Lease, runs
 from ctloop.platform.pipelines import PREDICTIONS
 from ctloop.platform.storage import Objects
-from ctloop_ingestion.domain.bodies import read_arrow, read_parquet, reference
-from ctloop_ingestion.domain.staging import PROBLEM, Part, arrow_part, broken_part, ndjson_part, stage
+from ctloop_ingestion.domain.bodies import count_rows, read_arrow, read_parquet, reference
+from ctloop_ingestion.domain.staging import FAR, FIRST, Part, arrow_part, broken_part, ndjson_parts, stage
 from ctloop_ingestion.handlers import IngestionHandlers
 from ctloop_ingestion.store import IngestionStore, KeptArrival
 from ctloop_ingestion.work import BatchStaged, StageBatch
@@ -68,21 +68,22 @@ class IngestionJobs:
 
 
 def _table(fetched: Sequence[tuple[KeptArrival, str, bytes, str]], wanted: frozenset[str] | None) -> pa.Table:
-    return stage((_part(arrival, format, body, why, wanted) for arrival, format, body, why in fetched), wanted)
+    parts = [part for arrival, format, body, why in fetched for part in _parts(arrival, format, body, why, wanted)]
+    return stage(parts, wanted)
 
 
-def _part(arrival: KeptArrival, format: str, body: bytes, why: str, wanted: frozenset[str] | None) -> Part:
+def _parts(arrival: KeptArrival, format: str, body: bytes, why: str, wanted: frozenset[str] | None) -> Iterable[Part]:
+    number, arrived = arrival.seq, arrival.arrived
     if why:
-        return broken_part(arrival.seq, arrival.arrived, arrival.body, why)
-    if format == "ndjson":
-        return ndjson_part(arrival.seq, arrival.arrived, body, wanted or frozenset())
+        return [broken_part(number, arrived, arrival.body, why)]
     try:
+        if format == "ndjson":
+            count_rows(format, body)
+            return list(ndjson_parts(number, arrived, body, wanted or frozenset()))
         table = read_parquet(body) if format == "parquet" else read_arrow(body)
+        return [arrow_part(number, arrived, table, wanted)]
     except RejectedEvent as error:
-        return broken_part(arrival.seq, arrival.arrived, arrival.body, f"{error.reason}: {error}")
-    if wanted is not None and not wanted & set(table.column_names):
-        return broken_part(arrival.seq, arrival.arrived, arrival.body, "no column of the record class")
-    return arrow_part(arrival.seq, arrival.arrived, table)
+        return [broken_part(number, arrived, arrival.body, f"{error.reason}: {error}")]
 
 
 def columns_of(records: Sequence[RecordSpec]) -> frozenset[str]:
@@ -110,7 +111,10 @@ def times(table: pa.Table, name: str | None) -> tuple[datetime | None, datetime 
     """Least and greatest event time of the rows whose time is one; None where it is text still."""
     if name is None or name not in table.column_names or not pa.types.is_timestamp(table.column(name).type):
         return None, None
-    found: Any = pc.call_function("min_max", [table.column(name).filter(table.column(PROBLEM).is_null())])
+    ticks = table.column(name).cast(pa.int64())
+    sane: Any = pc.call_function("and", [pc.call_function("greater_equal", [ticks, pa.scalar(FIRST)]),
+                                         pc.call_function("less", [ticks, pa.scalar(FAR)])])  # fmt: skip
+    found: Any = pc.call_function("min_max", [table.column(name).filter(sane)])
     return found["min"].as_py(), found["max"].as_py()
 
 

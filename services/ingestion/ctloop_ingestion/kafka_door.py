@@ -22,6 +22,8 @@ class KafkaDoor:
         self._bootstrap = bootstrap
         self._topic = prefix + DataArrived.topic
         self._producer: AIOKafkaProducer | None = None
+        self.ends: dict[int, int] = {}
+        """The end of each partition as of the newest receipt, whoever else produces to it."""
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -47,6 +49,8 @@ class KafkaDoor:
         except (KafkaError, TimeoutError, OSError) as error:
             await self._close()
             raise TransientError(f"Kafka did not acknowledge: {error!r}") from error
+        for at in written:
+            self.ends[at.partition] = max(at.offset + 1, self.ends.get(at.partition, 0))
         return [
             {"id": str(envelope.id), "topic": at.topic, "partition": at.partition, "offset": at.offset}
             for (envelope, _), at in zip(arrivals, written, strict=True)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from ctloop.events.data import DataArrived
 from ctloop.events.manifest import RecordSpec
 from ctloop.events.values import ObjectRef
 from ctloop.platform.pipelines import PREDICTIONS, dataset_known, manifests_over
@@ -145,6 +146,18 @@ class IngestionStore:
                  LEFT JOIN open_batch o USING (dataset) ORDER BY d.dataset"""
         )
         return [dict(row) for row in rows]
+
+    async def backlog(self, connection: Connection) -> tuple[int, dict[int, int]]:
+        """Bytes of bodies that wait to be staged (batches that were set aside wait for nothing), and the next offset of
+        each partition of arrivals."""
+        waiting = await connection.fetchval(
+            """SELECT coalesce(sum(octet_length(body)), 0)::bigint FROM arrival_body JOIN arrival a USING (seq)
+                WHERE NOT EXISTS (SELECT 1 FROM batch b WHERE b.dataset = a.dataset AND b.number = a.number)"""
+        )
+        rows = await connection.fetch(
+            "SELECT part, next_offset FROM consumer_offset WHERE topic = $1", DataArrived.topic
+        )
+        return waiting, {row["part"]: row["next_offset"] for row in rows}
 
     async def begin_request(
         self, connection: Connection, dataset: str, key: str, digest: str, now: datetime

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from ctloop.events.envelope import first_problem
-from ctloop.events.errors import CtloopError
+from ctloop.events.errors import RejectedEvent
 from ctloop.events.manifest import Manifest
 from ctloop.events.pipeline import PipelineReleased
 from ctloop.events.pointer import ChampionPointer
@@ -18,6 +18,7 @@ from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.http import ProblemResponse
 from ctloop.platform.storage import Objects
 from ctloop_registry.commands import ApplyPipeline, PromoteVersion, RollBack
+from ctloop_registry.domain.releases import unusable
 from ctloop_registry.store import RegistryStore
 from ctloop_registry.store_rows import Deployment, Evidence, Moved, Release
 
@@ -92,7 +93,7 @@ def _add_pipelines(api: APIRouter, edge: Edge, store: RegistryStore, objects: Ob
         manifest = _manifest(await _bounded(request, MANIFEST_LIMIT))
         try:
             await objects.get(manifest.bundle)
-        except CtloopError as error:
+        except RejectedEvent as error:
             raise ProblemResponse(
                 422, "CT1009", "the bundle is not in the store", str(error), "upload it first"
             ) from error
@@ -224,7 +225,16 @@ async def _bounded(request: Request, limit: int) -> bytes:
 
 def _manifest(body: bytes) -> Manifest:
     try:
-        return Manifest.model_validate_json(body)
+        manifest = Manifest.model_validate_json(body)
     except ValidationError as error:
         digest = hashlib.sha256(body).hexdigest()[:12]
-        raise ProblemResponse(422, "CT4220", "not a manifest", f"{first_problem(error)} (body {digest})") from error
+        raise _no_manifest(f"{first_problem(error)} (body {digest})") from error
+    if why := unusable(manifest):
+        raise _no_manifest(why)
+    if manifest.bundle.bytes > BUNDLE_LIMIT:
+        raise ProblemResponse(413, "CT4130", "the bundle is too large", f"at most {BUNDLE_LIMIT} bytes")
+    return manifest
+
+
+def _no_manifest(why: str) -> ProblemResponse:
+    return ProblemResponse(422, "CT4220", "not a manifest", why, hint="ctloop apply makes it of a model file")

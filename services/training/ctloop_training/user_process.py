@@ -80,6 +80,15 @@ def reason_of(said: object) -> FailureReason:
     return "crashed"
 
 
+def end_those_at_home(home: Path) -> None:
+    """Kill every process that was started with this HOME: one that has left its session and its parents too."""
+    mark = f"HOME={home}".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is not ours
+            if mark in environment.read_bytes().split(b"\0"):
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+
+
 class UserProcess:
     """One child for one bundle digest and one way of calling it."""
 
@@ -195,6 +204,7 @@ class UserProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        end_those_at_home(self.folder)
         self._process = None
         for descriptor in (self._to_child, self._from_child):
             os.close(descriptor)

@@ -180,11 +180,19 @@ def _quarantine(prepared: Prepared) -> pa.Table:
 def _shown(prepared: Prepared) -> tuple[QuarantinedRow, ...]:
     findings = prepared.examined.findings
     rows = np.flatnonzero(findings.broken)[:SHOWN_ROWS]
-    table = prepared.staged.take(pa.array(rows))
+    table = _legible(prepared.staged.take(pa.array(rows)))
     return tuple(
         QuarantinedRow(sequence=row[SEQUENCE], reasons=findings.reasons(place), row=_text(row))
         for place, row in zip(rows.tolist(), table.to_pylist(), strict=True)
     )
+
+
+def _legible(table: pa.Table) -> pa.Table:
+    """Times as text: Arrow has years that Python has not."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
+    return table
 
 
 def _text(row: Mapping[str, Any]) -> str:

@@ -162,6 +162,50 @@ def test_the_line_of_a_mistake_is_named(tmp_path: Path) -> None:
     assert (Path(found.path).name, found.line) == ("my_model.py", 3)
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "hint"),
+    [
+        ("visits.gate('ucc > 0.5')", "CT1206", "Did you mean 'auc'?"),
+        ("visits.gate('auc > 0.5',\n    'champoin.auc > 0')", "CT1206", "Did you mean 'champion'?"),
+        ("visits.retrain(\"psi('agee') > 0.2\")", "CT1206", "Did you mean \"psi('age')\"?"),
+        ("visits.rollback('auc >')", "CT1206", "auc >= champion.auc"),
+        ("visits.gaet('auc > 0.5')", "CT1004", "Did you mean 'gate'?"),
+        ("visitss.gate('auc > 0.5')", "CT1004", "Did you mean 'visits'?"),
+        ("ct.fieldd()", "CT1004", "Did you mean 'field'?"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_asked_about_at_its_line(tmp_path: Path, line: str, code: str, hint: str) -> None:
+    """Not at the function's: where the condition, or the name, is written."""
+    source = "\n".join([HEAD, RECORD, MODEL, "visits.gate('auc > 0.1')"])
+    (found,) = [one for one in check(written(tmp_path, source, line)).findings if one.level == "error"]
+    assert (found.code, hint in found.hint) == (code, True), found
+    assert found.line == source.count("\n") + 2
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        (RECORD.replace('id="visit"', 'id="visitt"') + MODEL, "'visit'"),
+        (RECORD.replace('time="at"', 'time="att"') + MODEL, "'at'"),
+        (RECORD + "    hour: int = ct.derive('huor(at)')\n" + MODEL, "'hour'"),
+        (RECORD + "    old: float = ct.derive('agee * 2')\n" + MODEL, "'age'"),
+        (RECORD + MODEL.replace("(Visit)", "(Visit, metric='logloss')"), "'log_loss'"),
+        (RECORD + MODEL.replace("(Visit)", "(Visit, report=['acuracy'])"), "'accuracy'"),
+    ],
+    ids=["id", "time", "function", "column", "metric", "report"],
+)
+def test_a_name_of_the_declaration_that_does_not_exist_is_asked_about(tmp_path: Path, source: str, hint: str) -> None:
+    """In the record class and in the arguments of the model."""
+    (found,) = check(written(tmp_path, HEAD, source)).findings
+    assert found.hint == f"Did you mean {hint}?" and found.line > 0
+
+
+def test_every_wrong_condition_is_said(tmp_path: Path) -> None:
+    """All that is wrong in one look, not one at a time."""
+    found = check(written(tmp_path, HEAD, RECORD, MODEL, "visits.gate('nps > 1')", "visits.retrain('rows >')")).findings
+    assert [one.code for one in found] == ["CT1206", "CT1206"] and found[1].line == found[0].line + 1
+
+
 def test_a_file_that_never_ends_is_ended(tmp_path: Path) -> None:
     """Import has a time limit."""
     (found,) = check(written(tmp_path, "while True: pass"), time_limit=1.5).findings

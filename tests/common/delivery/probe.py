@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS done (n bigint GENERATED ALWAYS AS IDENTITY, model te
 class Note(Job):
     kind: ClassVar[str] = "note"
     lane: ClassVar[str] = "note"
-    max_attempts: ClassVar[int] = 3
+    max_attempts: ClassVar[int] = 4
+    max_deaths: ClassVar[int] = 3
     model: str
     epoch: int
 

@@ -37,6 +37,7 @@ def poison() -> list[tuple[bytes | None, bytes | None, list[tuple[str, Any]]]]:
         (body, b"default|m", []),
         (body, b"\xff\xff", headers(ce_id=b"no subject", ce_subject=b"")),
         (body, b"default|m", headers(ce_id=b"NUL in the subject", ce_subject=b"m\0")),
+        (body, b"k" * 20_000, headers(ce_id=b"a key no index holds")),
         (body, None, headers(ce_id=b"another type", ce_type=b"io.ctloop.something.v9")),
         (body, b"default|m", headers(ce_id=b"bad time", ce_time=b"yesterday")),
         (body, b"default|m", headers(ce_id=b"null header", ce_time=None)),
@@ -55,10 +56,31 @@ async def test_poison_is_kept_with_its_bytes_and_the_rest_goes_on(bench: Bench) 
     await bench.send([deployed("m", 2)])
     rows = await bench.until(lambda found: len(found) >= len(bad), "SELECT * FROM quarantine")
     assert len(rows) == len(bad)
-    assert {row["reason"] for row in rows} == {"undecodable"}
+    assert {row["reason"] for row in rows} == {"undecodable", "too-large"}
     assert {bytes(row["payload"]) for row in rows} == {value or b"" for value, _, _ in bad}
     await bench.until(lambda found: [row["epoch"] for row in found] == [1, 2], EFFECTS)
     assert await bench.query("SELECT 1 FROM parked UNION ALL SELECT 1 FROM dead_event") == []
+
+
+async def test_a_record_the_client_cannot_read_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header's name that is no UTF-8: the place is quarantined, what stands before and after it has effect."""
+    from aiokafka.producer import message_accumulator, producer
+    from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+
+    class Name(str):
+        def encode(self, *_: Any) -> bytes:
+            return b"\xff\xfe"
+
+    bench.start()
+    await bench.send([deployed("m", 1)])
+    with monkeypatch.context() as patch:  # the compiled one would not write such a name
+        for module in (message_accumulator, producer):
+            patch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+        await bench.send_raw(b"{}", b"default|m", [(Name("xx"), b"v")])
+    await bench.send([deployed("m", 2)])
+    rows = await bench.until(lambda found: len(found) == 1, "SELECT * FROM quarantine")
+    assert (rows[0]["reason"], "not UTF-8" in rows[0]["message"]) == ("undecodable", True)
+    await bench.until(lambda found: [row["epoch"] for row in found] == [1, 2], EFFECTS)
 
 
 async def test_order_is_kept_behind_a_parked_event(bench: Bench) -> None:

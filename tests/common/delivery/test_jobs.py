@@ -29,7 +29,7 @@ async def test_a_job_ends_once_whatever_dies(bench: Bench, point: str) -> None:
 
 
 async def test_a_job_that_kills_the_process_fails(bench: Bench) -> None:
-    """After its attempts are used up by deaths it is ended by its handler of failure, and the process lives."""
+    """After so many deaths, whatever attempts are left, its handler of failure ends it, and the process lives."""
     await bench.send([deployed("killer", 1, "job")])
     deaths = 0
     while deaths < 8 and not await bench.query(DONE):
@@ -39,7 +39,7 @@ async def test_a_job_that_kills_the_process_fails(bench: Bench) -> None:
         await asyncio.wait({failed, ended}, return_when=asyncio.FIRST_COMPLETED)
         failed.cancel()
         deaths += process.poll() is not None
-    assert deaths == 3  # its max_attempts
+    assert deaths == 3  # its max_deaths; an attempt is left
     assert [row["fence"] for row in await bench.query(DONE)] == [-1]
     assert [row["state"] for row in await bench.query("SELECT state FROM job")] == ["FAILED"]
 
@@ -52,4 +52,4 @@ async def test_a_failure_ends_in_its_handler(bench: Bench, model: str) -> None:
     rows = await bench.until(lambda found: bool(found), DONE)
     assert [row["fence"] for row in rows] == [-1]
     attempts = await bench.query("SELECT attempt FROM job")
-    assert [row["attempt"] for row in attempts] == [3 if model == "failing" else 1]
+    assert [row["attempt"] for row in attempts] == [4 if model == "failing" else 1]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ctloop.cli import show
-from ctloop.problems import Exit, Problem
+from ctloop.problems import CATALOGUE, Exit, Problem, did_you_mean
 
 RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(why)
     app.command()(tail)
+    app.command()(docs)
     models = typer.Typer(help="Models and their versions.", no_args_is_help=True, rich_markup_mode=None)
     for name, command in (("ls", model_ls), ("show", model_show), ("promote", promote), ("rollback", rollback)):
         models.command(name)(command)
@@ -74,6 +75,14 @@ def why(
             mark = "pass" if gate["passed"] else "FAIL"
             sides = f"{show.short(gate.get('candidate'))} against {show.short(gate.get('champion'))}"
             print(f"  {mark}  {gate['name']}: {sides}  {gate.get('note', '')}")
+
+
+def docs(code: Annotated[str, typer.Argument(help="As in error[CT4001].")], as_json: Json = False) -> None:
+    """What a code means and what helps."""
+    found = CATALOGUE.get(code.upper())
+    if found is None:
+        raise Problem("CT9002", f"there is no code {code!r}", did_you_mean(code.upper(), CATALOGUE))
+    show.data({"code": code.upper(), "title": found.title, "help": found.help}, as_json=as_json)
 
 
 def explained(name: str) -> Any:

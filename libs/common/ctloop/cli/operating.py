@@ -48,21 +48,30 @@ def read_table(file: str) -> Any:
         Problem: CT2001.
     """
     import pyarrow as pa
+
+    try:
+        table = _read(file)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise Problem("CT2001", f"{file}: {error}"[:400]) from error
+    if twice := next((name for name in table.column_names if table.column_names.count(name) > 1), None):
+        raise Problem("CT2001", f"{file}: column {twice!r} comes twice", "Rename one of them.")
+    return table
+
+
+def _read(file: str) -> Any:
+    import pyarrow as pa
     from pyarrow import csv, json, parquet
 
     kind = Path(file).suffix.lower()
-    try:
-        if file == "-":
-            return json.read_json(pa.py_buffer(sys.stdin.buffer.read()))
-        if kind == ".csv":
-            return csv.read_csv(file)
-        if kind == ".parquet":
-            return parquet.read_table(file)
-        if kind in (".ndjson", ".jsonl", ".json"):
-            return json.read_json(file)
-        return pa.ipc.open_file(file).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise Problem("CT2001", f"{file}: {error}"[:400]) from error
+    if file == "-":
+        return json.read_json(pa.py_buffer(sys.stdin.buffer.read()))
+    if kind == ".csv":
+        return csv.read_csv(file)
+    if kind == ".parquet":
+        return parquet.read_table(file)
+    if kind in (".ndjson", ".jsonl", ".json"):
+        return json.read_json(file)
+    return pa.ipc.open_file(file).read_all()
 
 
 def retrain(

@@ -3,9 +3,9 @@
 from typing import ClassVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from ctloop.events.envelope import ARROW_STREAM, DatasetEvent, ModelEvent
+from ctloop.events.envelope import ARROW_STREAM, DatasetEvent, Instant, ModelEvent
 from ctloop.events.values import DatasetVersion, ObjectRef, RuleCount, Verdict
 
 INLINE_LIMIT = 900 * 1024
@@ -55,8 +55,8 @@ class DataLanded(DatasetEvent):
     number: int = Field(description="Number of the batch within the dataset, from 1.", ge=1)
     rows: int = Field(description="Rows in the batch, parts of records included.", ge=0)
     labels: int = Field(description="Rows that bring a label.", ge=0)
-    first_time: AwareDatetime | None = Field(default=None, description="Least event time in the batch.")
-    last_time: AwareDatetime | None = Field(default=None, description="Greatest event time in the batch.")
+    first_time: Instant | None = Field(default=None, description="Least event time in the batch.")
+    last_time: Instant | None = Field(default=None, description="Greatest event time in the batch.")
     arrivals: tuple[UUID, ...] = Field(description="Ids of the arrivals in it, in order; the last one completed it.")
 
     @property
@@ -79,7 +79,7 @@ class DataValidated(DatasetEvent):
     duplicates: int = Field(default=0, description="Records seen before with the same content, dropped.", ge=0)
     quarantined: tuple[RuleCount, ...] = Field(default=(), description="Rows quarantined, by rule.")
     clock_suspect: int = Field(default=0, description="Records more than 5 minutes in the future, accepted.", ge=0)
-    data_time: AwareDatetime | None = Field(
+    data_time: Instant | None = Field(
         default=None, description="Greatest accepted record time or label observed_at of the dataset so far."
     )
     report_uri: str = Field(description="The validation report, JSON.")

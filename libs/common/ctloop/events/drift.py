@@ -3,9 +3,9 @@
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from ctloop.events.envelope import ModelEvent
+from ctloop.events.envelope import Instant, ModelEvent
 from ctloop.events.values import FeatureScore, Window
 
 DriftKind = Literal["data", "prediction", "concept", "performance"]
@@ -19,12 +19,12 @@ class DriftDetected(ModelEvent):
     episode: UUID
     kind: DriftKind
     version: int = Field(description="The version whose reference was compared.", ge=1)
-    since: AwareDatetime = Field(description="Data time since when.")
+    since: Instant = Field(description="Data time since when.")
     features: tuple[FeatureScore, ...] = Field(default=(), description="Worst first.")
     score: float = Field(description="The greatest score, or the detector's distance.")
     current: Window
     reference: Window
-    data_time: AwareDatetime
+    data_time: Instant
 
     @property
     def discriminator(self) -> str:
@@ -39,7 +39,7 @@ class DriftResolved(ModelEvent):
     episode: UUID
     kind: DriftKind
     version: int = Field(ge=1)
-    at: AwareDatetime = Field(description="Data time at which it ended.")
+    at: Instant = Field(description="Data time at which it ended.")
     why: Literal["returned", "replaced"] = Field(description="The world came back, or a new version is deployed.")
 
     @property

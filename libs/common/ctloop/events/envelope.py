@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID, uuid5
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ctloop.events.errors import UndecodableEvent
 
@@ -16,6 +16,22 @@ ARROW_STREAM = "application/vnd.apache.arrow.stream"
 DEFAULT_TENANT = "default"
 STRANGERS = UUID("6d7f0b3e-3f0a-5c57-9d0b-0c1f6ce0f7aa")
 """Namespace of the ids we derive for records that bring no UUID of their own."""
+
+
+def utc(time: datetime) -> datetime:
+    """The same instant in UTC.
+
+    Raises:
+        ValueError: there it is of no year from 1 to 9999.
+    """
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("beyond the years 1 to 9999 in UTC") from error
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(utc)]
+"""A time of the contract: its zone is UTC, whatever it came in."""
 
 
 class Value(BaseModel):
@@ -76,7 +92,7 @@ class Envelope(Value):
     source: str = Field(description="Who says it, e.g. /ctloop/validation.", max_length=300)
     type: str = Field(description="CloudEvents type, e.g. io.ctloop.data-landed.v1.", max_length=300)
     subject: str = Field(description="Dataset or model.", max_length=300)
-    time: AwareDatetime = Field(description="When it was said (wall clock, UTC).")
+    time: Instant = Field(description="When it was said (wall clock, UTC).")
     content_type: str = Field(default=JSON, max_length=200)
     dataschema: str | None = Field(default=None, max_length=500)
     loop_id: UUID | None = Field(default=None, description="The decision this fact belongs to.")
@@ -160,8 +176,3 @@ def stranger_id(source: str, id: str | None, *, incarnation: str, partition: int
         return UUID(id)
     except ValueError:
         return uuid5(STRANGERS, f"{source}|{id}")
-
-
-def utc(time: datetime) -> datetime:
-    """The same instant in UTC."""
-    return time.astimezone(UTC)

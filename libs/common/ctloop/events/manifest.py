@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from typing import Literal
+from datetime import datetime
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ctloop.events.envelope import Value
 from ctloop.events.values import ObjectRef, Resources
@@ -52,6 +53,21 @@ class RecordSpec(Value):
     label: FieldSpec | None = None
     earliest: str | None = Field(default=None, description="ISO time before which a record's time is refused.")
     latest: str | None = Field(default=None, description="ISO time after which a record's time is refused.")
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        """What the compiler makes always does; anybody may POST a manifest."""
+        names = [one.name for one in (*self.fields, *self.derived, *((self.label,) if self.label else ()))]
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have one name")
+        if not self.id_from_content and self.id not in names:
+            raise ValueError(f"the id {self.id[:100]!r} is no column")
+        if self.time is not None and ((found := self.field(self.time)) is None or found.kind != "time"):
+            raise ValueError(f"the time {self.time[:100]!r} is no column of times")
+        for bound in (self.earliest, self.latest):
+            if bound is not None:
+                datetime.fromisoformat(bound)
+        return self
 
     def field(self, name: str) -> FieldSpec | None:
         """The field of that name, the label included."""

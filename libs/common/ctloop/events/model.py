@@ -3,9 +3,9 @@
 from typing import ClassVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from ctloop.events.envelope import ModelEvent
+from ctloop.events.envelope import Instant, ModelEvent
 from ctloop.events.values import (
     DatasetVersion,
     GateResult,
@@ -62,7 +62,7 @@ class Promotion(ModelEvent):
     metrics: tuple[Measured, ...] = Field(description="Gate metrics at promotion.")
     traffic: tuple[TrafficShare, ...]
     previous_version: int | None = None
-    data_time: AwareDatetime = Field(description="End of the gate rows: data time the promotion rests on.")
+    data_time: Instant = Field(description="End of the gate rows: data time the promotion rests on.")
 
     @property
     def discriminator(self) -> str:
@@ -91,7 +91,7 @@ class ModelDeployed(ModelEvent):
     replica: str
     version: int = Field(ge=1)
     epoch: int = Field(ge=1)
-    first_answer_at: AwareDatetime = Field(description="Wall clock of the first answer.")
+    first_answer_at: Instant = Field(description="Wall clock of the first answer.")
     load_seconds: float = Field(ge=0)
     golden: bool = Field(description="True when the first answer was serving's own golden request.")
 
@@ -126,7 +126,7 @@ class PerformanceMeasured(ModelEvent):
     labels: int = Field(ge=0)
     coverage: float = Field(description="Labels per prediction, 0 to 1.", ge=0, le=1)
     metrics: tuple[Measured, ...]
-    data_time: AwareDatetime = Field(description="Data time at which it was measured.")
+    data_time: Instant = Field(description="Data time at which it was measured.")
     final: bool = Field(default=True, description="False: an early value of a window that still waits for labels.")
 
     @property

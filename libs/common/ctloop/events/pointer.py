@@ -2,8 +2,9 @@
 
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
+from ctloop.events.envelope import Instant
 from ctloop.events.model import Promotion
 
 
@@ -13,4 +14,4 @@ class ChampionPointer(Promotion):
     event_id: UUID = Field(description="Id of the ModelPromoted or ModelRolledBack that moved the pointer here.")
     loop_id: UUID | None = Field(default=None, description="The decision that led to it; None: a person.")
     traceparent: str | None = Field(default=None, description="Trace of what moved the pointer, to be gone on with.")
-    since: AwareDatetime = Field(description="Wall clock of the move.")
+    since: Instant = Field(description="Wall clock of the move.")

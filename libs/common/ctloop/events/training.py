@@ -3,9 +3,9 @@
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from ctloop.events.envelope import ModelEvent
+from ctloop.events.envelope import Instant, ModelEvent
 from ctloop.events.values import (
     DatasetVersion,
     EvaluatedNode,
@@ -29,7 +29,7 @@ class RetrainDecided(ModelEvent):
     reason: str = Field(description="One sentence for people.", max_length=2000)
     tree: EvaluatedNode = Field(description="The condition with each node's value.")
     causes: tuple[UUID, ...] = Field(description="Ids of the facts it rests on; the last one completed it.")
-    data_time: AwareDatetime = Field(description="Data time at which it was decided.")
+    data_time: Instant = Field(description="Data time at which it was decided.")
     dataset: str
     dataset_version: DatasetVersion
     window: Window = Field(description="Data time of the records to learn from.")
@@ -68,7 +68,7 @@ class ModelTrained(ModelEvent):
     dataset_version: DatasetVersion
     training_window: Window = Field(description="Data time of the rows the final fit saw.")
     gate_window: Window = Field(description="Data time of the newest labelled rows, kept for the gates.")
-    data_time: AwareDatetime | None = Field(
+    data_time: Instant | None = Field(
         default=None, description="Data time of the decision: labels observed later are not read, also by the gates."
     )
     capsule: ObjectRef

@@ -4,9 +4,9 @@ from enum import StrEnum
 from typing import NewType
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from ctloop.events.envelope import Value
+from ctloop.events.envelope import Instant, Value
 
 RunId = NewType("RunId", UUID)
 Digest = NewType("Digest", str)
@@ -41,8 +41,8 @@ class DatasetVersion(Value):
 class Window(Value):
     """A span of data time, half open, with what is in it."""
 
-    start: AwareDatetime = Field(description="First data time in the window.")
-    end: AwareDatetime = Field(description="End of the window, exclusive; for training windows the last record's time.")
+    start: Instant = Field(description="First data time in the window.")
+    end: Instant = Field(description="End of the window, exclusive; for training windows the last record's time.")
     rows: int = Field(default=0, description="Rows (labelled rows where labels matter).", ge=0)
 
 

@@ -22,12 +22,13 @@ from ctloop.events.errors import TransientError
 from ctloop.events.pipeline import PipelineReleased
 from ctloop.events.topics import BY_EVENT, FACTS
 from ctloop.platform import pipelines
+from ctloop.platform.bounded_http import BoundedHttp
 from ctloop.platform.delivery.chunks import Chunks
 from ctloop.platform.delivery.consume import ConsumeLoop
 from ctloop.platform.delivery.dead_letters import count_dead, dead_letter_api
-from ctloop.platform.delivery.disposition import DATABASE_GONE
+from ctloop.platform.delivery.disposition import DATABASE_GONE, UNSTORABLE
 from ctloop.platform.delivery.edge import Edge
-from ctloop.platform.delivery.hears import Hears, Refused, on, said_types
+from ctloop.platform.delivery.hears import Hears, InFlight, Refused, on, said_types
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.delivery.parking import Parking
 from ctloop.platform.delivery.relay import Relay
@@ -36,6 +37,7 @@ from ctloop.platform.jobs.job import Runs, Timer
 from ctloop.platform.jobs.runner import JobRunner
 from ctloop.platform.settings import Settings
 from ctloop.platform.telemetry import END_SECONDS, start_logs, start_traces, within
+from ctloop.problems import CATALOGUE
 
 log = logging.getLogger("ctloop.service")
 ApiFactory = Callable[[Edge], APIRouter]
@@ -209,8 +211,8 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
         name, settings, edge=edge, hears=heard, handlers=handlers, jobs=jobs, runs=runs, resources=resources,
         background=background, database=database,
     )  # fmt: skip
-    install_problems(service.app, PASSING)
-    service.app.add_exception_handler(Refused, _on_refused)
+    install_problems(service.app, PASSING, UNSTORABLE)
+    service.app.add_exception_handler(Refused, on_refused)
     service.app.include_router(_platform_api(service, ready))
     if database:
         service.app.include_router(_pipelines_api(edge))
@@ -225,9 +227,13 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
 pipelines_owner = pipelines.PipelineHandlers()
 
 
-async def _on_refused(request: Request, error: Exception) -> Response:
+async def on_refused(request: Request, error: Exception) -> Response:
+    """A command's no as a problem."""
     refused = cast(Refused, error)
-    return problem(refused.status, refused.code, refused.title, detail=refused.detail, hint=refused.hint)
+    answer = problem(refused.status, refused.code, refused.title, detail=refused.detail, hint=refused.hint)
+    if isinstance(refused, InFlight):
+        answer.headers["Retry-After"] = "1"
+    return answer
 
 
 def _platform_api(service: Service, ready: Callable[[], dict[str, str]] | None) -> APIRouter:
@@ -255,6 +261,18 @@ def _platform_api(service: Service, ready: Callable[[], dict[str, str]] | None) 
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         return PlainTextResponse(encode(REGISTRY), media_type=kind)
 
+    _add_documents(api, service)
+    return api
+
+
+def _add_documents(api: APIRouter, service: Service) -> None:
+    @api.get("/problems/{code}")
+    async def problem_page(code: str) -> dict[str, str]:
+        """What a problem's ``type`` leads to: its code in words, and what helps."""
+        if code not in CATALOGUE:
+            raise ProblemResponse(404, "CT4040", f"there is no code {code[:20]!r}")
+        return {"code": code, "title": CATALOGUE[code].title, "help": CATALOGUE[code].help}
+
     @api.get("/version")
     async def version() -> dict[str, str]:
         """Which service this is."""
@@ -272,8 +290,6 @@ def _platform_api(service: Service, ready: Callable[[], dict[str, str]] | None) 
         facts: list[type[Event]] = [one.event for one in service.hears if one.event in BY_EVENT]
         says = said_types(service.hears) or tuple(fact.event for fact in FACTS if fact.said_by == service.name)
         return await asyncio.to_thread(asyncapi, service.name, facts, says)
-
-    return api
 
 
 def _pipelines_api(edge: Edge) -> APIRouter:
@@ -304,7 +320,7 @@ def main() -> None:
         host=settings.service.host,
         port=settings.service.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         access_log=False,
         log_config=None,
         lifespan="on",

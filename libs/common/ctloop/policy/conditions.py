@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ctloop.events.values import EvaluatedNode
+from ctloop.problems import did_you_mean
 
 Value = float | bool | str | None
 COMPARISONS: dict[type[ast.cmpop], str] = {
@@ -24,11 +25,11 @@ NO_CHAMPION = "no champion yet"
 
 
 class ConditionError(ValueError):
-    """A condition that does not parse or names what does not exist; ``column`` counts from 1."""
+    """A condition that does not parse or names what does not exist; ``column`` counts from 1, ``hint`` may be empty."""
 
-    def __init__(self, message: str, text: str, column: int = 1) -> None:
+    def __init__(self, message: str, text: str, column: int = 1, hint: str = "") -> None:
         super().__init__(f"{message}, at column {column} of {text!r}")
-        self.message, self.text, self.column = message, text, column
+        self.message, self.text, self.column, self.hint = message, text, column, hint
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,9 @@ def _name(tree: ast.expr, text: str, known: frozenset[str]) -> str:
     name = _dotted(tree, text)
     if name.removeprefix("champion.") not in known:
         last = name.removeprefix("champion.")
-        near = ", ".join(sorted(known)) or "none"
-        raise ConditionError(f"{last!r} is no name here; known are {near}", text, tree.col_offset + 1)
+        listed = ", ".join(sorted(known)) or "none"
+        hint = did_you_mean(last, known)
+        raise ConditionError(f"{last!r} is no name here; known are {listed}", text, tree.col_offset + 1, hint)
     return name
 
 
@@ -209,7 +211,9 @@ def _dotted(tree: ast.expr, text: str) -> str:
         ):
             return f"{function}('{argument}')"
         case _:
-            raise ConditionError(f"not a name ({ALLOWED})", text, tree.col_offset + 1)
+            said = ast.get_source_segment(text, tree) or text
+            hint = did_you_mean(said.partition("(")[0].partition(".")[0], ("champion", *CALLS))
+            raise ConditionError(f"{said[:40]!r} is no name ({ALLOWED})", text, tree.col_offset + 1, hint)
 
 
 def _plain(node: Node) -> dict[str, object]:

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from ctloop import columns
 from ctloop.events.manifest import FieldSpec, RecordSpec
 from ctloop.policy.windows import ORIGIN
-from ctloop.problems import Problem
+from ctloop.problems import Problem, did_you_mean
 
 pc: Any = pyarrow.compute  # its functions are made at import and have no types
 
 OBSERVED = "observed_at"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+"""Arrow has times before and after; nobody else has."""
 MICROSECOND = timedelta(microseconds=1)
 NEVER = np.iinfo(np.int64).max
 """The label is not in the table."""
@@ -57,16 +59,18 @@ def rows_of(table: pa.Table, spec: RecordSpec, label_delay: timedelta) -> Rows:
     """Conform a table to a record class. No time column: one row a second, in the table's order.
 
     Raises:
-        Problem: CT2003, no label column; CT2002, a column cannot be cast.
+        Problem: CT2001, no time column; CT2003, no label column; CT2002, a column cannot be cast.
     """
     if spec.label is None or spec.label.name not in table.column_names:
         raise Problem("CT2003", "the table has no label column" if spec.label else "the record class has no label")
-    observed = columns.times(table.column(OBSERVED)) if OBSERVED in table.column_names else None
+    if spec.time and spec.time not in table.column_names:
+        raise Problem("CT2001", f"the table has no column {spec.time!r}", did_you_mean(spec.time, table.column_names))
+    observed = _observed(table)
     own = columns.conform(table, spec)
     times = columns.times(own.column(spec.time)) if spec.time else _in_order(table.num_rows)
     labelled = own.column(spec.label.name).is_valid().to_numpy()
     known = np.where(labelled, np.maximum(times, observed) if observed is not None else times + _us(label_delay), NEVER)
-    good = _good(own, spec) & (times > np.iinfo(np.int64).min)
+    good = _good(own, spec) & (times >= micros(FIRST)) & (times <= micros(LAST))
     order = np.flatnonzero(good)[np.argsort(times[good], kind="stable")]
     order = order[_first_of_each(own, spec, order)]
     kept, known = own.take(order), known[order]
@@ -75,6 +79,15 @@ def rows_of(table: pa.Table, spec: RecordSpec, label_delay: timedelta) -> Rows:
     have = np.flatnonzero(known < NEVER)
     y[have] = columns.target(kept.take(have), spec, classes)
     return Rows(kept, columns.to_frame(kept, spec), y, times[order], known, classes, table.num_rows - len(order))
+
+
+def _observed(table: pa.Table) -> Times | None:
+    if OBSERVED not in table.column_names:
+        return None
+    try:
+        return np.clip(columns.times(table.column(OBSERVED)), micros(FIRST), micros(LAST))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise Problem("CT2002", f"{OBSERVED}: {error}"[:500]) from error
 
 
 def _in_order(rows: int) -> Times:

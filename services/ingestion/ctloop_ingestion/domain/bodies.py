@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from ctloop.events.envelope import ARROW_STREAM, JSON, NDJSON, first_problem
-from ctloop.events.errors import SchemaMismatch, TooLarge, Truncated, UndecodableEvent, UnsupportedFormat
+from ctloop.events.errors import TooLarge, Truncated, UndecodableEvent, UnsupportedFormat
 from ctloop.events.values import ObjectRef
+from ctloop_ingestion.domain.growth import bounded, check_bytes, check_rows, grown, sentence
 
-ROWS_PER_ARRIVAL = 1 << 24
-"""An arrival's number is shifted by as much to make room for the row's: the sequence."""
 REFERENCE_BYTES = 256 << 20
-COLUMNS = 1000
 FORMATS = {ARROW_STREAM: "arrow", NDJSON: "ndjson", JSON: "reference"}
 REFERENCED = ("parquet", "arrow", "ndjson")
+BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, TypeError, OverflowError)
+"""What reading hostile bytes raises; a name that is not UTF-8 is a ValueError."""
 
 
 def format_of(content_type: str) -> str:
@@ -33,17 +33,20 @@ def format_of(content_type: str) -> str:
 
 
 def count_rows(format: str, body: bytes) -> tuple[int, int]:
-    """Rows and bytes of an arrival, after a look that finds what can never be read.
+    """Rows of an arrival, and its bytes once it is written out, after a look that finds what can never be read.
 
     Raises:
         Truncated, SchemaMismatch, TooLarge, UndecodableEvent, UnsupportedFormat
     """
     if format == "reference":
         return 0, reference(body).bytes
-    rows = body.count(b"\n") + 1 if format == "ndjson" else read_arrow(body).num_rows
-    if rows >= ROWS_PER_ARRIVAL:
-        raise TooLarge(f"{rows} rows; at most {ROWS_PER_ARRIVAL - 1} in one arrival")
-    return rows, len(body)
+    if format == "ndjson":
+        rows, size = body.count(b"\n") + 1, len(body)
+    else:
+        table = read_arrow(body)
+        rows, size = table.num_rows, max(len(body), table.nbytes)
+    check_rows(rows)
+    return rows, size
 
 
 def reference(body: bytes) -> ObjectRef:
@@ -64,41 +67,50 @@ def reference(body: bytes) -> ObjectRef:
 
 
 def read_arrow(body: bytes) -> pa.Table:
-    """The table of an Arrow stream, checked in full: a hostile buffer must not be followed.
+    """The table of an Arrow stream, written out, and checked in full: a hostile buffer must not be followed.
 
     Raises:
-        Truncated: it ends early or is no Arrow stream. SchemaMismatch: columns no record class has.
+        Truncated: it ends early or is no Arrow stream. SchemaMismatch: columns no record class has. TooLarge
     """
+    check_bytes(grown(body))
     try:
         table = pa.ipc.open_stream(body).read_all()
         table.validate(full=True)
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-        raise Truncated(f"not a whole Arrow stream: {_sentence(error)}") from error
-    if body[-8:] != b"\xff\xff\xff\xff\0\0\0\0":
-        raise Truncated("the Arrow stream has no end mark: it was cut between two batches")
-    return _checked(table)
+        if body[-8:] != b"\xff\xff\xff\xff\0\0\0\0":
+            raise Truncated("the Arrow stream has no end mark: it was cut between two batches")
+        return bounded(table)
+    except BROKEN as error:
+        raise Truncated(f"not a whole Arrow stream: {sentence(error)}") from error
 
 
 def read_parquet(body: bytes) -> pa.Table:
-    """The table of a Parquet file.
+    """The table of a Parquet file, written out.
 
     Raises:
-        Truncated, SchemaMismatch
+        Truncated, SchemaMismatch, TooLarge
     """
     try:
-        return _checked(pq.read_table(io.BytesIO(body)))
-    except (pa.ArrowException, OSError) as error:
-        raise Truncated(f"not a whole Parquet file: {_sentence(error)}") from error
+        file = pq.ParquetFile(io.BytesIO(body))
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        check_rows(file.metadata.num_rows)
+        check_bytes(sum(group.total_byte_size for group in groups))
+        texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+        table = pq.read_table(io.BytesIO(body), read_dictionary=texts)  # a word that is named often stays one word
+        table.validate(full=True)
+        return bounded(table)
+    except BROKEN as error:
+        raise Truncated(f"not a whole Parquet file: {sentence(error)}") from error
 
 
-def _sentence(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
+def size_read(format: str, body: bytes) -> int:
+    """Bytes a body takes once it is read, told before it is.
 
-
-def _checked(table: pa.Table) -> pa.Table:
-    if table.num_columns > COLUMNS or len(set(table.column_names)) != table.num_columns:
-        raise SchemaMismatch(f"{table.num_columns} columns; at most {COLUMNS}, each name once")
-    return table
+    Raises:
+        Truncated, TooLarge
+    """
+    size = max(len(body), grown(body)) if format == "arrow" else len(body)
+    check_bytes(size)
+    return size
 
 
 def split_ndjson(body: bytes, limit: int) -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """One table of many arrivals: the columns the record class knows, types brought together without losing a value.
 
 Columns that arrivals send in types that do not go together are staged as text; the audit reads the text as the record's
-type, row by row. What cannot be read at all is staged as a row of its raw bytes and the reason.
+type, row by row. What cannot be read at all is staged as a row of its raw bytes and the reason. Nothing an arrival
+brings may fail here: the arrivals of others are in the same batch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,11 +13,25 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute
 
-from ctloop_ingestion.domain.bodies import ROWS_PER_ARRIVAL, read_arrow
+from ctloop.events.errors import SchemaMismatch
+from ctloop_ingestion.domain.bodies import split_ndjson
+
+pc: Any = pyarrow.compute  # its functions are made at import and have no types
 
 SEQUENCE, ARRIVED, RAW, PROBLEM = "_sequence", "_arrived", "_raw", "_problem"
+ROWS_PER_ARRIVAL = 1 << 24
+"""An arrival's number is shifted by as much to make room for the row's: the sequence."""
+PIECE_BYTES = 4 << 20
+"""NDJSON is read in pieces of at most this size: a Python object takes ten times its text."""
 INT64 = 1 << 63
+PROBABILITIES = "probabilities"
+"""Of predictions: the only column that is a list."""
+MICROS = pa.timestamp("us", "UTC")
+FIRST, FAR = -62_135_596_800_000_000, 253_402_300_800_000_000
+"""Microseconds of the years 1 and 10000: the times Python, Delta and people have."""
+TICKS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
 @dataclass(frozen=True)
@@ -31,9 +46,21 @@ class Part:
     """Place, raw bytes, reason."""
 
 
-def arrow_part(number: int, arrived: datetime, table: pa.Table) -> Part:
-    """Rows of an Arrow or Parquet table."""
-    return Part(number, arrived, table, np.arange(table.num_rows))
+def arrow_part(number: int, arrived: datetime, table: pa.Table, wanted: frozenset[str] | None = None) -> Part:
+    """Rows of an Arrow or Parquet table.
+
+    Raises:
+        SchemaMismatch: no wanted column, or one of a type that no column of a record class has.
+    """
+    names = [name for name in table.column_names if wanted is None or name in wanted]
+    if not names:
+        raise SchemaMismatch("no column of the record class")
+    rows = pa.table({name: _read(name, table.column(name), wanted) for name in names})
+    return Part(number, arrived, rows, np.arange(table.num_rows))
+
+
+def _read(name: str, column: Any, wanted: frozenset[str] | None) -> Any:
+    return probabilities(column) if wanted is None and name == PROBABILITIES else plain(name, column)
 
 
 def broken_part(number: int, arrived: datetime, raw: bytes, reason: str) -> Part:
@@ -41,37 +68,61 @@ def broken_part(number: int, arrived: datetime, raw: bytes, reason: str) -> Part
     return Part(number, arrived, pa.table({}), np.arange(0), ((0, raw, reason),))
 
 
-def ndjson_part(number: int, arrived: datetime, body: bytes, wanted: frozenset[str]) -> Part:
-    """Rows of NDJSON; a broken line takes no other line with it. Unknown names are left out."""
+def ndjson_parts(number: int, arrived: datetime, body: bytes, wanted: frozenset[str]) -> Iterable[Part]:
+    """Rows of NDJSON; a broken line takes no other line with it. Unknown names are left out.
+
+    Raises:
+        TooLarge: a line is longer than a piece.
+    """
+    place = 0
+    for piece in split_ndjson(body, PIECE_BYTES):
+        lines = piece.split(b"\n")
+        yield _lines(number, arrived, lines, place, wanted)
+        place += len(lines) - 1
+
+
+def _lines(number: int, arrived: datetime, lines: Sequence[bytes], first: int, wanted: frozenset[str]) -> Part:
     good: list[dict[str, Any]] = []
     places: list[int] = []
     broken: list[tuple[int, bytes, str]] = []
-    for place, line in enumerate(body.split(b"\n")):
+    for place, line in enumerate(lines, first):
         if not line.strip():
             continue
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            broken.append((place, line, f"not JSON: {error.msg}"))
-            continue
-        if not isinstance(row, dict):
-            broken.append((place, line, "not a JSON object"))
-            continue
-        good.append(row)
-        places.append(place)
-    names = [name for name in dict.fromkeys(name for row in good for name in row) if name in wanted]
+        row = json_row(line, wanted)
+        if isinstance(row, str):
+            broken.append((place, line, row))
+        else:
+            good.append(row)
+            places.append(place)
+    names = dict.fromkeys(name for row in good for name in row)
     columns = {name: json_column([row.get(name) for row in good]) for name in names}
-    rows = pa.table(columns) if columns else pa.table({}).slice(0, 0)
-    if good and not columns:
-        broken += [
-            (place, orjson.dumps(row), "no column of the record class") for place, row in zip(places, good, strict=True)
-        ]
-        places = []
-    return Part(number, arrived, rows, np.array(places, np.int64), tuple(broken))
+    return Part(number, arrived, pa.table(columns), np.array(places, np.int64), tuple(broken))
+
+
+def json_row(line: bytes, wanted: frozenset[str]) -> dict[str, Any] | str:
+    """The wanted values of a line, nested ones as their JSON text; or why there are none.
+
+    >>> json_row(b'{"id": [1], "other": 2}', frozenset(["id"])), json_row(b"[1]", frozenset(["id"]))
+    ({'id': '[1]'}, 'not a JSON object')
+    """
+    try:
+        row = orjson.loads(line)
+        if not isinstance(row, dict):
+            return "not a JSON object"
+        named: dict[str, Any] = {
+            name: orjson.dumps(value).decode() if isinstance(value, dict | list) else value
+            for name, value in row.items()
+            if name in wanted
+        }
+    except orjson.JSONDecodeError as error:
+        return f"not JSON: {error.msg}"
+    except orjson.JSONEncodeError:  # it reads deeper than it writes
+        return "not JSON: nested too deep"
+    return named or "no column of the record class"
 
 
 def json_column(values: Sequence[Any]) -> pa.Array:
-    """JSON values as one Arrow column; values that do not go together, and nested ones, as their JSON text.
+    """JSON values as one Arrow column; values that do not go together as their JSON text.
 
     >>> json_column([1, 2.5, None]).type, json_column([1, "a"]).to_pylist()
     (DataType(double), ['1', 'a'])
@@ -111,7 +162,9 @@ def _pieces(part: Part, targets: dict[str, pa.DataType]) -> Iterable[pa.Table]:
     rows = len(part.places)
     if rows:
         columns = {
-            name: as_type(part.rows.column(name), type) if name in part.rows.column_names else pa.nulls(rows, type)
+            name: part.rows.column(name).cast(type, safe=False)
+            if name in part.rows.column_names
+            else pa.nulls(rows, type)
             for name, type in targets.items()
         }
         yield _with_own(columns, part, part.places, [None] * rows, [None] * rows)
@@ -136,13 +189,12 @@ def _with_own(
 
 
 def common_type(types: Sequence[Any]) -> Any:
-    """The type that holds every value of all; text where there is none.
+    """The type that holds every value of all these plain ones; text where there is none.
 
-    >>> common_type([pa.int32(), pa.float32()]), common_type([pa.int64(), pa.string()])
+    >>> common_type([pa.int64(), pa.float64()]), common_type([pa.int64(), pa.string()])
     (DataType(double), DataType(string))
     """
-    plain = [_plain(one) for one in types]
-    kinds = set(one for one in plain if not pa.types.is_null(one))
+    kinds = set(one for one in types if not pa.types.is_null(one))
     if not kinds:
         return pa.string()
     if len(kinds) == 1:
@@ -152,36 +204,47 @@ def common_type(types: Sequence[Any]) -> Any:
     return pa.string()
 
 
-def _plain(type: Any) -> Any:
-    """One of int64, float64, bool, string, timestamp[us, UTC], null; lists are left as they are."""
-    kind = pa.types
-    if kind.is_dictionary(type):
-        return _plain(type.value_type)
+def probabilities(column: Any) -> Any:
+    """A list of float64 per row, or null.
+
+    Raises:
+        SchemaMismatch
+    """
+    kind, type = pa.types, column.type
+    if kind.is_null(type) or (kind.is_list(type) and kind.is_floating(type.value_type)):
+        return column.cast(pa.list_(pa.float64()))
+    raise SchemaMismatch(f"column {PROBABILITIES!r} is of type {str(type)[:100]}: send lists of numbers")
+
+
+def plain(name: str, column: Any) -> Any:
+    """A column as int64, float64, bool, string, timestamp[us, UTC] or null, whatever its values. A time beyond the
+    years 1 to 9999 becomes the year 10000, which the audit refuses.
+
+    Raises:
+        SchemaMismatch: no column of a record class has such values.
+    """
+    kind, type = pa.types, column.type
+    if kind.is_boolean(type) or kind.is_null(type):
+        return column
     if kind.is_integer(type):
-        return pa.string() if type == pa.uint64() else pa.int64()
+        return column.cast(pa.string() if type == pa.uint64() else pa.int64())
     if kind.is_floating(type) or kind.is_decimal(type):
-        return pa.float64()
+        return column.cast(pa.float64(), safe=False)
+    if kind.is_string(type) or kind.is_large_string(type) or kind.is_string_view(type):
+        return column.cast(pa.string())
     if kind.is_timestamp(type) or kind.is_date(type):
-        return pa.timestamp("us", "UTC")
-    if kind.is_boolean(type) or kind.is_null(type) or kind.is_list(type):
-        return type
-    return pa.string()
+        return _micros(column)
+    raise SchemaMismatch(f"column {name[:100]!r} is of type {str(type)[:100]}: send text, numbers, booleans or times")
 
 
-def as_type(column: Any, type: Any) -> Any:
-    """The column in a type of ``common_type``; what has no such form is text, what has no text is null."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_timestamp(type) and not pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us"))
-    if pa.types.is_timestamp(type) and column.type.tz is None:
-        return column.cast(pa.timestamp("us"), safe=False).cast(type)  # without a zone it is UTC
-    try:
-        return column.cast(type, safe=False)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return pa.array([None if one is None else str(one) for one in column.to_pylist()], pa.string())
-
-
-def predictions_part(number: int, arrived: datetime, body: bytes) -> Part:
-    """Predictions come as Arrow only."""
-    return arrow_part(number, arrived, read_arrow(body))
+def _micros(column: Any) -> Any:
+    """Times in microseconds; without a zone they are UTC. Computed, not cast: a cast overflows in silence or fails."""
+    type = column.type
+    if pa.types.is_date32(type):
+        ticks, factor = column.cast(pa.int32()).cast(pa.int64()), 86_400 * TICKS["s"]
+    elif pa.types.is_timestamp(type) and type.unit == "ns":
+        return column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(MICROS)
+    else:
+        ticks, factor = column.cast(pa.int64()), TICKS["ms" if pa.types.is_date64(type) else type.unit]
+    sane = pc.and_(pc.greater_equal(ticks, FIRST // factor), pc.less(ticks, FAR // factor))
+    return pc.if_else(sane, pc.multiply(pc.if_else(sane, ticks, 0), factor), FAR).cast(MICROS)

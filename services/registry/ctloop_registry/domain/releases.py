@@ -1,6 +1,9 @@
 """Whether a manifest may be released beside what is in force."""
 
+from ctloop.derived import parse
 from ctloop.events.manifest import FieldSpec, Manifest, RecordSpec
+from ctloop.policy.conditions import Node, names
+from ctloop.problems import Problem
 
 
 def clash(mine: RecordSpec, other: RecordSpec) -> str | None:
@@ -29,3 +32,25 @@ def first_clash(manifest: Manifest, in_force: tuple[Manifest, ...]) -> str | Non
         if other.record.dataset == manifest.record.dataset and (why := clash(manifest.record, other.record)):
             return f"dataset {manifest.record.dataset!r} is declared otherwise by model {other.model!r}: {why}"
     return None
+
+
+def unusable(manifest: Manifest) -> str | None:
+    """What no service could work with: a condition or a derived column the compiler would not have made."""
+    conditions = (*manifest.gates, manifest.retrain.condition, manifest.rollback)
+    for one in conditions:
+        if one is not None and not _is_tree(one.tree):
+            return f"the tree of condition {one.text[:100]!r} is none"
+    kinds = {field.name: field.kind for field in manifest.record.fields}
+    for derived in manifest.record.derived:
+        try:
+            parse(derived.expression, kinds)
+        except Problem as problem:
+            return f"derived column {derived.name!r}: {problem.cause}"
+    return None
+
+
+def _is_tree(text: str) -> bool:
+    try:
+        return bool(names(Node.from_json(text)))
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError):
+        return False

@@ -90,7 +90,7 @@ def _tensor(number: int, one: Any, schema: RequestSchema) -> Tensor:
     if name not in schema.known:
         raise unknown_column(f"{pointer}/name", name, schema.expected)
     flat = _flat(data, pointer)
-    if shape not in ([len(flat)], [len(flat), 1]):
+    if shape not in ([len(flat)], [len(flat), 1]) or bool in map(type, shape):
         raise bad_value(f"{pointer}/shape", f"expected [N] or [N, 1] for {len(flat)} values, got {str(shape)[:60]}")
     return Tensor(number, name, datatype, flat)
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ctloop.problems import CATALOGUE
+
 MAX_BODY = 8 * 1024 * 1024
 """Largest request body, in bytes."""
 MAX_ROWS = 16_384
@@ -36,17 +38,17 @@ class Refusal(Exception):
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
-            "hint": self.hint,
+            "hint": self.hint or CATALOGUE[self.code].help,
         }
         if self.pointer:
             body["errors"] = [{"pointer": self.pointer, "detail": self.detail or self.title}]
         return {name: value for name, value in body.items() if value != ""}
 
     def oip(self) -> dict[str, str]:
-        """The error object of the Open Inference Protocol."""
+        """The error object of the Open Inference Protocol, with the code beside it."""
         where = f" ({self.pointer})" if self.pointer else ""
         hint = f". {self.hint}" if self.hint else ""
-        return {"error": f"{self}{where}{hint}"}
+        return {"error": f"{self}{where}{hint}", "code": self.code}
 
 
 def not_json(detail: str) -> Refusal:
@@ -61,7 +63,7 @@ def bad_value(pointer: str, detail: str, hint: str = "") -> Refusal:
 
 def unknown_column(pointer: str, name: str, expected: str) -> Refusal:
     """A column the record class does not have."""
-    return Refusal(400, "CT5002", f"unknown column {name[:100]!r}", f"expected: {expected}", "", pointer)
+    return Refusal(400, "CT5002", f"unknown column {name[:100]!r}", f"expected: {expected}", "", pointer[:200])
 
 
 def too_large(detail: str) -> Refusal:

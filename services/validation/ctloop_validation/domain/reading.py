@@ -11,6 +11,8 @@ from ctloop.events.manifest import ColumnKind
 
 Mask = npt.NDArray[np.bool_]
 MICROS = pa.timestamp("us", "UTC")
+FIRST, FAR = -62_135_596_800_000_000, 253_402_300_800_000_000
+"""Microseconds of the years 1 and 10000: the times Python, Delta and people have."""
 ARROW_TYPES: dict[str, Any] = {
     "string": pa.string(),
     "integer": pa.int64(),
@@ -127,7 +129,7 @@ def _boolean(raw: Any) -> Any:
 
 def _time(raw: Any) -> Any:
     if pa.types.is_timestamp(raw.type):
-        return raw.cast(MICROS, safe=False)
+        return _of_our_era(raw.cast(MICROS, safe=False))
     if not _is_text(raw):
         return _none(raw, MICROS)
     text = raw.cast(pa.string())
@@ -136,9 +138,15 @@ def _time(raw: Any) -> Any:
     rest = compute("if_else", matches(text, ZONE), pa.scalar(""), rest)
     full = compute("binary_join_element_wise", text, rest, pa.scalar(""))
     try:
-        return _cut_nanos(full).cast(MICROS)
+        return _of_our_era(_cut_nanos(full).cast(MICROS))
     except pa.ArrowInvalid:  # a 31st of February among them: one by one, to find which
         return pa.array([_one_time(one) for one in full.to_pylist()], MICROS)
+
+
+def _of_our_era(times: Any) -> Any:
+    ticks = times.cast(pa.int64())
+    late = compute("greater_equal", ticks, pa.scalar(FIRST))
+    return keep(times, compute("and_kleene", late, compute("less", ticks, pa.scalar(FAR))))
 
 
 def _cut_nanos(text: Any) -> Any:
@@ -150,7 +158,7 @@ def _cut_nanos(text: Any) -> Any:
 
 def _one_time(text: str | None) -> Any:
     try:
-        return None if text is None else _cut_nanos(pa.array([text])).cast(MICROS)[0].as_py()
+        return None if text is None else _of_our_era(_cut_nanos(pa.array([text])).cast(MICROS))[0].as_py()
     except pa.ArrowInvalid:
         return None
 

@@ -35,6 +35,7 @@ AGE_SECONDS = Histogram(
 TRIES = 3
 """In place, for what may work in a moment; then the record is parked."""
 FIRST_WAIT_SECONDS = 0.2
+YEAR_10000_MS = 253_402_300_800_000
 
 
 class NotOurs(Exception):
@@ -185,5 +186,6 @@ async def release_unknown(connection: Any) -> None:
 
 
 def iso_of(timestamp_ms: int) -> str:
-    """A Kafka timestamp as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(max(timestamp_ms, 0) / 1000, UTC).isoformat()
+    """A Kafka timestamp as ISO 8601 in UTC; one that is no time, or of no year we have, is the epoch."""
+    sane = timestamp_ms if 0 <= timestamp_ms < YEAR_10000_MS else 0
+    return datetime.fromtimestamp(sane / 1000, UTC).isoformat()

@@ -16,7 +16,7 @@ from ctloop.platform.delivery.chunks import Chunks, NotOurs
 from ctloop.platform.delivery.hears import Hears
 from ctloop.platform.delivery.liveness import Liveness, leave
 from ctloop.platform.delivery.offsets import Look
-from ctloop.platform.delivery.records import Arrival
+from ctloop.platform.delivery.records import Arrival, unreadable
 
 log = logging.getLogger("ctloop.consume")
 LAG = Gauge("ctloop_consumer_lag_records", "Records on the bus that are not disposed of.", ["service", "topic"])
@@ -126,6 +126,8 @@ class ConsumeLoop:
                     if not await self._apply(partition, chunk):
                         break
             self._database_is_back()
+        except UnicodeDecodeError:
+            await self._pass_unreadable()
         except (NoOffsetForPartitionError, OffsetOutOfRangeError, IllegalStateError):
             self.epochs.clear()  # a position was lost or the assignment moved: ask our books again
             await asyncio.sleep(0.02)
@@ -133,6 +135,20 @@ class ConsumeLoop:
             await self._database_gone(error)
         except KafkaError as error:
             await self._kafka_trouble(error)
+
+    async def _pass_unreadable(self) -> None:
+        """A record whose header's name is no UTF-8 cannot be handed out by the client, which does not say where it is:
+        partition by partition, record by record, up to it."""
+        for partition, epoch in list(self.epochs.items()):
+            try:
+                batches = await self._consumer.getmany(partition, timeout_ms=FETCH_MS, max_records=1)
+            except UnicodeDecodeError:
+                topic, offset = self._bare(partition), await self._consumer.position(partition)
+                await self._run(partition, [unreadable(topic, partition.partition, offset, self._topics[topic])], epoch)
+                self._consumer.seek(partition, offset + 1)
+                continue
+            for records in batches.values():
+                await self._apply(partition, records)
 
     async def _acquire_assigned(self) -> None:
         assigned: set[TopicPartition] = self._consumer.assignment()

@@ -3,9 +3,9 @@
 import base64
 import contextlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from prometheus_client import Counter, Gauge
 
 from ctloop.platform.delivery.disposition import DATABASE_GONE
@@ -15,6 +15,7 @@ from ctloop.platform.http import ProblemResponse
 WAITING = Gauge("ctloop_dlq_records", "Dead letters that nobody has played again.", ["service"])
 REDRIVEN = Counter("ctloop_redrive", "Dead letters played again.", ["service"])
 LIST_LIMIT = 200
+Limit = Annotated[int, Query(ge=1, le=LIST_LIMIT)]
 BYTES_SHOWN = 4096
 
 
@@ -23,12 +24,12 @@ def dead_letter_api(edge: Edge) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["dead letters"])
 
     @api.get("/dlq")
-    async def list_dead(state: str = "DEAD", limit: int = 50, after: int = 0) -> dict[str, Any]:
+    async def list_dead(state: str = "DEAD", limit: Limit = 50, after: int = 0) -> dict[str, Any]:
         """Dead letters, oldest first."""
         async with edge.reading() as connection:
             rows = await connection.fetch(
                 "SELECT * FROM dead_event WHERE state = $1 AND n > $2 ORDER BY n LIMIT $3",
-                state, after, min(limit, LIST_LIMIT),
+                state, after, limit,
             )  # fmt: skip
         return _page([_shown(row) for row in rows], limit)
 
@@ -38,7 +39,7 @@ def dead_letter_api(edge: Edge) -> APIRouter:
         async with edge.reading() as connection:
             row = await connection.fetchrow("SELECT * FROM dead_event WHERE n = $1", n)
         if row is None:
-            raise ProblemResponse(404, "CT4041", f"no dead letter {n}")
+            raise ProblemResponse(404, "CT4043", f"no dead letter {n}")
         return _shown(row, whole=True)
 
     @api.post("/dlq/{n}:replay", status_code=202)
@@ -50,7 +51,7 @@ def dead_letter_api(edge: Edge) -> APIRouter:
             )
             if row is None:
                 known = await connection.fetchval("SELECT state FROM dead_event WHERE n = $1", n)
-                status, code = (409, "CT4091") if known else (404, "CT4041")
+                status, code = (409, "CT4091") if known else (404, "CT4043")
                 raise ProblemResponse(
                     status, code, f"dead letter {n} was replayed before" if known else f"no dead letter {n}"
                 )
@@ -63,12 +64,12 @@ def dead_letter_api(edge: Edge) -> APIRouter:
         return {"n": n, "state": "REPLAYED"}
 
     @api.get("/quarantine/events")
-    async def list_quarantine(reason: str | None = None, limit: int = 50, after: int = 0) -> dict[str, Any]:
+    async def list_quarantine(reason: str | None = None, limit: Limit = 50, after: int = 0) -> dict[str, Any]:
         """Events that can never succeed, oldest first, with the reason and their bytes."""
         async with edge.reading() as connection:
             rows = await connection.fetch(
                 "SELECT * FROM quarantine WHERE ($1::text IS NULL OR reason = $1) AND n > $2 ORDER BY n LIMIT $3",
-                reason, after, min(limit, LIST_LIMIT),
+                reason, after, limit,
             )  # fmt: skip
         return _page([_shown(row) for row in rows], limit)
 

@@ -33,17 +33,23 @@ DATABASE_GONE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
+UNSTORABLE = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
+"""A value PostgreSQL has no form for, said by it or by its client: a NUL, a number or a time beyond its types."""
+REFUSED = (UndecodableEvent, RejectedEvent, *UNSTORABLE)
+"""Trying again can never help."""
 REJECTED = Counter("ctloop_events_rejected", "Records quarantined, by reason.", ["service", "reason"])
 DEAD = Counter("ctloop_events_dead", "Records that became dead letters, by reason.", ["service", "reason"])
 
 
 def refused(error: BaseException) -> bool:
     """Whether trying again can never help."""
-    return isinstance(error, (UndecodableEvent, RejectedEvent))
+    return isinstance(error, REFUSED)
 
 
 def reason_of(error: BaseException) -> str:
     """The public reason of a failure."""
+    if isinstance(error, UNSTORABLE):
+        return "rejected"
     return str(getattr(error, "reason", "exhausted" if isinstance(error, TRANSIENT) else "unexpected"))
 
 

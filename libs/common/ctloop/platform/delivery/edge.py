@@ -15,7 +15,7 @@ from prometheus_client import Counter
 from ctloop.events.envelope import STRANGERS, Envelope, Event
 from ctloop.platform.delivery import traced
 from ctloop.platform.delivery.clock import Clock
-from ctloop.platform.delivery.hears import Command, Hears, IdempotencyConflict, Said
+from ctloop.platform.delivery.hears import Command, Hears, IdempotencyConflict, InFlight, Said
 from ctloop.platform.delivery.records import Arrival
 from ctloop.platform.delivery.work import COMMAND_TYPE, Work, said, save_outbox
 from ctloop.platform.jobs.queue import JobQueue
@@ -130,7 +130,8 @@ class Edge:
         With an Idempotency-Key the same body again gives what was said the first time.
 
         Raises:
-            Refused: the domain says no. IdempotencyConflict: the key was used with another body.
+            Refused: the domain says no. IdempotencyConflict: the key was used with another body. InFlight: it is being
+                carried out.
         """
         body = command.model_dump_json()
         digest = hashlib.sha256(f"{type(command).__name__}|{body}".encode()).hexdigest()
@@ -159,7 +160,8 @@ class Edge:
         )
 
     async def _said_before(self, connection: Any, command: Command, key: str, digest: str) -> tuple[Said, ...] | None:
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", key)
+        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))", key):
+            raise InFlight(key)
         row = await connection.fetchrow("SELECT body_digest, said FROM command_log WHERE key = $1", key)
         if row is None:
             return None

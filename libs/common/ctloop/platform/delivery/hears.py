@@ -80,6 +80,14 @@ class IdempotencyConflict(Refused):
         )
 
 
+class InFlight(Refused):
+    """An Idempotency-Key whose request is being carried out at this moment."""
+
+    def __init__(self, key: str) -> None:
+        title = f"a request with Idempotency-Key {key!r} is being carried out"
+        super().__init__(409, "CT4090", title, hint="wait for its answer, or send it again in a second")
+
+
 def said_types(hears: Sequence[Hears]) -> tuple[type[Event], ...]:
     """Every fact a table says, once, in order."""
     return tuple(dict.fromkeys(event for one in hears for event in one.says))

@@ -14,6 +14,10 @@ from ctloop.platform.delivery.hears import Hears
 
 RECORD_LIMIT = 1 << 20
 """Largest record we read, in bytes; the broker's own limit is the same."""
+KEY_LIMIT = 1000
+"""Of a record's key, in bytes: it is indexed where a record is parked."""
+HEADERS_LIMIT = 64 << 10
+"""Of all headers together, in bytes: they are kept with every record that waits."""
 
 
 class Record(Protocol):
@@ -74,11 +78,24 @@ def arrival_of(raw: Raw, hears: Hears, timestamp_iso: str) -> Arrival:
     try:
         if len(raw.payload) > RECORD_LIMIT:
             raise TooLarge(f"{len(raw.payload)} bytes; at most {RECORD_LIMIT}: send a reference to an object instead")
+        if len(raw.key) > KEY_LIMIT:
+            raise TooLarge(f"a key of {len(raw.key)} bytes; at most {KEY_LIMIT}: 'default|<name>'")
+        if (held := sum(len(name) + len(value) for name, value in raw.headers)) > HEADERS_LIMIT:
+            raise TooLarge(f"headers of {held} bytes; at most {HEADERS_LIMIT}")
         headers = decode_headers((name, value.encode("latin-1")) for name, value in raw.headers)
         envelope = _envelope(raw, hears.event, headers, timestamp_iso)
         return Arrival(raw, hears, envelope, _event(hears.event, envelope, raw))
     except (UndecodableEvent, RejectedEvent) as refusal:
         return Arrival(raw, hears, refusal=refusal)
+
+
+def unreadable(topic: str, partition: int, offset: int, hears: Hears) -> Arrival:
+    """A record the client cannot hand out; its bytes stay on the topic, at this offset."""
+    source = f"kafka:{topic}"
+    identity = stranger_id(source, None, incarnation=topic, partition=partition, offset=offset)
+    raw = Raw(topic, partition, offset, b"", source, identity, [], b"")
+    why = "the name of a header of this record, or of one in its batch, is not UTF-8; its bytes are on the topic"
+    return Arrival(raw, hears, refusal=UndecodableEvent(why))
 
 
 def _envelope(raw: Raw, event: type[Event], headers: Mapping[str, str], timestamp_iso: str) -> Envelope:

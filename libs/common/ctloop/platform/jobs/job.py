@@ -23,6 +23,8 @@ class Job(Value):
     deadline: ClassVar[timedelta] = timedelta(minutes=5)
     """Of one attempt."""
     max_attempts: ClassVar[int] = 5
+    max_deaths: ClassVar[int] = 10
+    """Attempts that ended with the process: a job that kills it is not tried for ever, however patient it is."""
 
     @property
     def lane_key(self) -> str:
@@ -76,6 +78,8 @@ class Lease:
     keep: Callable[[Mapping[str, Any]], Awaitable[None]]
     speak: Callable[[Sequence[Event]], Awaitable[None]]
     lost: asyncio.Event = field(default_factory=asyncio.Event)
+    deaths: int = 0
+    """Attempts that ended with the process."""
 
     @property
     def prefix(self) -> str:

@@ -7,6 +7,7 @@ CREATE TABLE IF NOT EXISTS job (
   cause text NOT NULL,
   state text NOT NULL DEFAULT 'QUEUED' CHECK (state IN ('QUEUED', 'RUNNING', 'DONE', 'FAILED', 'CANCELLED')),
   owner text, fence integer NOT NULL DEFAULT 0, attempt integer NOT NULL DEFAULT 0,
+  deaths integer NOT NULL DEFAULT 0,
   lease_until timestamptz, not_before timestamptz NOT NULL DEFAULT clock_timestamp(),
   notes text NOT NULL DEFAULT '{}', message text NOT NULL DEFAULT '',
   created timestamptz NOT NULL DEFAULT clock_timestamp(), started timestamptz, ended timestamptz

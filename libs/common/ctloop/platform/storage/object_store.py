@@ -16,7 +16,9 @@ from ctloop.events.values import ObjectRef
 from ctloop.platform.storage.s3_access import S3Access
 
 PROBE_KEY = "probes/conditional-put"
-GONE = ("NoSuchKey", "NoSuchObject", "ResourceNotFound")
+GONE = ("NoSuchKey", "NoSuchObject", "ResourceNotFound", "KeyTooLongError", "InvalidURI", "XMinioInvalidObjectName")
+KEY_BYTES = 1024
+"""Longest key S3 has."""
 SHA256 = "sha256"
 CHUNK = 1 << 20
 
@@ -98,12 +100,15 @@ class ObjectStore:
         """The key of an object of this bucket.
 
         Raises:
-            ObjectMissing: the uri names another bucket or scheme.
+            ObjectMissing: the uri names another bucket or scheme, or a key no object of ours has.
         """
         start = self.access.uri("")
         if not uri.startswith(start) or len(uri) == len(start):
             raise ObjectMissing(f"{uri}: objects are read from {start}... only")
-        return uri.removeprefix(start)
+        key = uri.removeprefix(start)
+        if not key.isprintable() or len(key.encode()) > KEY_BYTES or {"", ".", ".."} & set(key.split("/")):
+            raise ObjectMissing(f"{uri[:200]!a}: no object has such a key")
+        return key
 
     def _read(self, key: str, uri: str, limit: int) -> bytes:
         with translated(uri):
