@@ -15,6 +15,9 @@ from ctloop.platform.delivery.hears import Hears
 RECORD_LIMIT = 1 << 20
 """Largest record we read, in bytes; the broker's own limit is the same."""
 
+KEY_LIMIT = 2000
+"""Longest key, in bytes: an index over the keys of parked events takes no longer ones."""
+
 
 class Record(Protocol):
     """What we use of aiokafka's ConsumerRecord."""
@@ -60,8 +63,9 @@ def raw_of(record: Record, topic: str) -> Raw:
     named = decode_headers((name, value.encode("latin-1")) for name, value in headers)
     source = named.get("ce_source") or f"kafka:{topic}"
     identity = stranger_id(
-        source, named.get("ce_id"), incarnation=topic, partition=record.partition, offset=record.offset
-    )
+        source, named.get("ce_id"), topic=topic, partition=record.partition, offset=record.offset,
+        timestamp_ms=record.timestamp,
+    )  # fmt: skip
     return Raw(
         topic, record.partition, record.offset, record.key or b"", source[:300].replace("\0", ""), identity, headers,
         record.value or b"",
@@ -82,6 +86,8 @@ def arrival_of(raw: Raw, hears: Hears, timestamp_iso: str) -> Arrival:
 
 def _envelope(raw: Raw, event: type[Event], headers: Mapping[str, str], timestamp_iso: str) -> Envelope:
     columns = event in (DataArrived, PredictionsServed)
+    if len(raw.key) > KEY_LIMIT:
+        raise UndecodableEvent(f"a key of {len(raw.key)} bytes; at most {KEY_LIMIT}")
     subject = headers.get("ce_subject") or raw.key.decode("utf-8", "replace").partition("|")[2]
     if not subject or "\0" in subject:
         raise UndecodableEvent("no dataset or model: set the header ce_subject, or the key to 'default|<name>'")
