@@ -7,7 +7,7 @@ from ctloop_ingestion.api import create_api
 from ctloop_ingestion.handlers import HEARS, IngestionHandlers
 from ctloop_ingestion.jobs import RUNS, IngestionJobs
 from ctloop_ingestion.kafka_door import KafkaDoor
-from ctloop_ingestion.store import IngestionStore
+from ctloop_ingestion.store import KEEPS, IngestionStore
 
 
 def create_app(settings: Settings) -> Service:
@@ -25,6 +25,7 @@ def create_app(settings: Settings) -> Service:
         runs=RUNS,
         api=create_api(store, door),
         resources=(objects, door),
+        keeps=KEEPS,
     )
     jobs.edge = service.edge
     return service

@@ -10,11 +10,21 @@ from uuid import UUID
 from ctloop.events.data import DataArrived
 from ctloop.events.manifest import RecordSpec
 from ctloop.events.values import ObjectRef
+from ctloop.platform.delivery.retention import Kept, since
 from ctloop.platform.pipelines import PREDICTIONS, dataset_known, manifests_over
 from ctloop_ingestion.domain.coalescing import OpenBatch
 
 Connection = Any
 IN_FLIGHT = timedelta(seconds=30)
+KEEPS = (
+    Kept("door_request", since("begun")),
+    Kept(
+        "arrival",
+        """EXISTS (SELECT 1 FROM batch b WHERE b.dataset = t.dataset AND b.number = t.number AND b.uri IS NOT NULL
+                      AND b.ended < clock_timestamp() - $1::interval)""",
+    ),
+)
+"""Requests as long as they may be sent again, the ledger's rows as long as their records may come again."""
 
 
 @dataclass(frozen=True)
@@ -184,5 +194,6 @@ class IngestionStore:
     async def abandon_request(self, connection: Connection, dataset: str, key: str) -> None:
         """The outcome is unknown: the same key may try again at once."""
         await connection.execute(
-            "UPDATE door_request SET begun = 'epoch' WHERE dataset = $1 AND key = $2 AND receipts IS NULL", dataset, key
-        )
+            "UPDATE door_request SET begun = begun - $3 WHERE dataset = $1 AND key = $2 AND receipts IS NULL",
+            dataset, key, IN_FLIGHT,
+        )  # fmt: skip

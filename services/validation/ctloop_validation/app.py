@@ -8,7 +8,7 @@ from ctloop_validation.handlers import HEARS, ValidationHandlers
 from ctloop_validation.jobs import RUNS, ValidationJobs
 from ctloop_validation.model_process import ModelProcess
 from ctloop_validation.model_store import ModelStore
-from ctloop_validation.store import ValidationStore
+from ctloop_validation.store import KEEPS, ValidationStore
 
 
 def create_app(settings: Settings) -> Service:
@@ -26,6 +26,7 @@ def create_app(settings: Settings) -> Service:
         runs=RUNS,
         api=create_api(store),
         resources=(objects, model_process),
+        keeps=KEEPS,
     )
     jobs.edge = service.edge
     return service

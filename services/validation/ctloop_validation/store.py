@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ctloop.events.manifest import RecordSpec
 from ctloop.events.values import DatasetVersion
+from ctloop.platform.delivery.retention import Kept, since
 from ctloop.platform.pipelines import PREDICTIONS, manifest_of, manifests_over
 from ctloop.platform.storage import DatasetDigest
 from ctloop_validation.work import QuarantinedRow
@@ -14,6 +15,8 @@ from ctloop_validation.work import QuarantinedRow
 Connection = Any
 CHUNK = 20_000
 """Ids per statement: each stays well within the statement's time limit."""
+KEEPS = (Kept("quarantined_row", since("quarantined"), timedelta(days=90)),)
+"""For people to look at; the object of the batch has every row."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -12,7 +13,7 @@ from ctloop.platform.migrate import make_schema
 
 
 @pytest.fixture
-async def bench(kafka: str, postgres: str) -> AsyncIterator[Bench]:
+async def bench(kafka: str, postgres: str, servers_dir: Path) -> AsyncIterator[Bench]:
     """A fresh prefix and database."""
     name = f"d_{secrets.token_hex(6)}"
     admin = await asyncpg.connect(postgres)
@@ -24,9 +25,11 @@ async def bench(kafka: str, postgres: str) -> AsyncIterator[Bench]:
     user = postgres.partition("://")[2].partition(":")[0]
     await made.execute(f'ALTER ROLE "{user}" IN DATABASE {name} SET search_path = "probe"')
     await made.close()
-    bench = Bench(kafka, dsn, f"t{secrets.token_hex(4)}-")
+    bench = Bench(kafka, dsn, f"t{secrets.token_hex(4)}-", servers_dir)
     await bench.make_topics()
     yield bench
     bench.kill()
+    await admin.close()
+    admin = await asyncpg.connect(postgres)  # a test may have killed the server
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()

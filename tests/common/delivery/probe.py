@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from typing import ClassVar
 
 from ctloop.events.envelope import Event
@@ -11,11 +10,12 @@ from ctloop.events.errors import ModelNotYetKnown, RejectedEvent, TransientError
 from ctloop.events.model import DeploymentFailed, ModelDeployed
 from ctloop.platform.delivery import UnitOfWork, on
 from ctloop.platform.jobs import Job, JobEnd, JobFailed, Lease, Timer, runs
-from ctloop.platform.service import Service, build_service
+from ctloop.platform.service import Service, build_service, serve
 from ctloop.platform.settings import Settings
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS effect (n bigint GENERATED ALWAYS AS IDENTITY, hop int, model text, epoch int, id uuid);
+CREATE TABLE IF NOT EXISTS mended (model text);
 CREATE TABLE IF NOT EXISTS done (n bigint GENERATED ALWAYS AS IDENTITY, model text, epoch int, fence int);
 """
 
@@ -47,10 +47,29 @@ class Tick(Timer):
 class Handlers:
     async def on_deployed(self, event: ModelDeployed, work: UnitOfWork) -> tuple[Event, ...]:
         """One effect, one fact; what the replica is called says how it goes wrong."""
+        await self.go_wrong(event, work)
+        await self.effect(work, 1, event.model, event.epoch)
+        if event.replica == "job":
+            await work.jobs.add(Note(model=event.model, epoch=event.epoch))
+            return ()
+        said = DeploymentFailed(
+            model=event.model, replica=event.replica, version=event.version, epoch=event.epoch, reason="second hop"
+        )
+        if event.replica == "says too much":
+            return (said.model_copy(update={"reason": "x" * 300_000}),)
+        return (said,)
+
+    async def go_wrong(self, event: ModelDeployed, work: UnitOfWork) -> None:  # noqa: C901 a list
         if event.replica == "bug":
             raise ZeroDivisionError("a bug")
+        if event.replica == "mendable" and not await work.connection.fetchval("SELECT 1 FROM mended"):
+            raise ZeroDivisionError("a bug that will be mended")
         if event.replica == "killer":
             os.kill(os.getpid(), signal.SIGKILL)
+        if event.replica == "leaks":
+            raise asyncio.CancelledError
+        if event.replica == "hangs":
+            await asyncio.Event().wait()
         if event.replica == "like a lost database":
             raise TimeoutError("but the database is there")
         if event.replica == "stranger":
@@ -59,14 +78,6 @@ class Handlers:
             raise RejectedEvent("this can never succeed")
         if event.replica == "unlucky":
             raise TransientError("not now")
-        await self.effect(work, 1, event.model, event.epoch)
-        if event.replica == "job":
-            await work.jobs.add(Note(model=event.model, epoch=event.epoch))
-            return ()
-        said = DeploymentFailed(
-            model=event.model, replica=event.replica, version=event.version, epoch=event.epoch, reason="second hop"
-        )
-        return (said,)
 
     async def on_failed(self, event: DeploymentFailed, work: UnitOfWork) -> tuple[Event, ...]:
         await self.effect(work, 2, event.model, event.epoch)
@@ -94,6 +105,8 @@ class Jobs:
     async def note(self, job: Note, lease: Lease) -> Noted:
         if job.model == "failing":
             raise TransientError("never today")
+        if job.model == "leaking":
+            raise asyncio.CancelledError
         if job.model == "killer":
             os.kill(os.getpid(), signal.SIGKILL)
         if job.model == "impossible":
@@ -114,16 +127,8 @@ def create_app(settings: Settings) -> Service:
     return build_service("probe", settings, handlers=Handlers(), hears=HEARS, jobs=Jobs(), runs=RUNS)
 
 
-async def main() -> None:
-    service = create_app(Settings())
-    async with service.app.router.lifespan_context(service.app):
-        sys.stdout.write(f"up {os.getpid()}\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
-
-
 if __name__ == "__main__":
     import logging
 
     logging.basicConfig(level=logging.WARNING)
-    asyncio.run(main())
+    serve(create_app(Settings()))

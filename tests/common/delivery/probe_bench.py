@@ -1,8 +1,10 @@
 """The probe service on a real Kafka and PostgreSQL: send to it, read its effects, end it by any means."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -13,13 +15,17 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import asyncpg
+import httpx
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
 
+import ctloop.local
 from ctloop.events.envelope import STRANGERS, Envelope
 from ctloop.events.model import DeploymentFailed, ModelDeployed
 from ctloop.events.pipeline import PipelineReleased
 from ctloop.events.topics import PARTITIONS, dead_letters
+from ctloop.platform.settings import KafkaSettings, PostgresSettings, ServiceSettings, Settings
 
 PROBE = Path(__file__).with_name("probe.py")
 TOPICS = (ModelDeployed.topic, DeploymentFailed.topic, PipelineReleased.topic, dead_letters("probe"))
@@ -32,16 +38,24 @@ class Bench:
     bootstrap: str
     dsn: str
     prefix: str
+    servers_dir: Path
+    """Where the data directories of the session's servers are."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    url: str = ""
+    """HTTP face of the process that was started last."""
 
     def start(self, *, failpoint: str = "", ordinal: int = 0) -> subprocess.Popen[bytes]:
         """A process of the probe, ready or not."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
         environment = {
             **os.environ,
             "CTLOOP_KAFKA__BOOTSTRAP": self.bootstrap,
             "CTLOOP_KAFKA__PREFIX": self.prefix,
             "CTLOOP_POSTGRES__DSN": self.dsn,
             "CTLOOP_SERVICE__ORDINAL": str(ordinal),
+            "CTLOOP_SERVICE__PORT": str(port),
             "CTLOOP_FAILPOINT": failpoint,
             "PGOPTIONS": "",
         }
@@ -56,6 +70,60 @@ class Bench:
                 os.kill(process.pid, signal.SIGKILL)
             process.wait()
         self.processes.clear()
+
+    def settings(self, ordinal: int = 0) -> Settings:
+        """Of a probe in this process."""
+        return Settings(
+            kafka=KafkaSettings(bootstrap=self.bootstrap, prefix=self.prefix),
+            postgres=PostgresSettings(dsn=self.dsn),
+            service=ServiceSettings(ordinal=ordinal),
+        )
+
+    async def ended(self, process: subprocess.Popen[bytes], seconds: float = 40) -> int:
+        """Its exit code, once it has ended."""
+        return await asyncio.wait_for(asyncio.to_thread(process.wait), seconds)
+
+    async def answers(self) -> None:
+        """Wait until the process that was started last is ready."""
+        async with httpx.AsyncClient() as client, asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get(f"{self.url}/readyz")).is_success:
+                        return
+                await asyncio.sleep(0.1)
+
+    async def frozen(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until it has stopped itself."""
+        async with asyncio.timeout(40):
+            while not is_stopped(process.pid):
+                await asyncio.sleep(0.02)
+
+    async def shared(self, members: int) -> None:
+        """Wait until the group has so many members, each with partitions."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    answer: Any = await admin.describe_consumer_groups([f"{self.prefix}probe"])
+                    _, _, state, _, _, found, *_ = answer[0].groups[0]
+                    if state == "Stable" and len(found) == members:
+                        return
+                    await asyncio.sleep(0.1)
+        finally:
+            await admin.close()
+
+    async def kill_server(self, name: str) -> None:
+        """kill -9 of Kafka or PostgreSQL; its supervisor starts it again; returns when it answers."""
+        folder = self.servers_dir / name[0]
+        await asyncio.to_thread(ctloop.local.kill, folder, name)
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await (self.query("SELECT 1") if name == "postgres" else self.make_topics(()))
+                    return
+                except (OSError, asyncpg.PostgresError, KafkaError):
+                    await asyncio.sleep(0.1)
 
     async def connect(self) -> Any:
         return await asyncpg.connect(self.dsn, server_settings={"search_path": "probe"})
@@ -108,6 +176,11 @@ class Bench:
         finally:
             await producer.stop()
 
+    @staticmethod
+    def headers(event: ModelDeployed) -> list[tuple[str, bytes]]:
+        """As another service would send it."""
+        return envelope_of(event).headers()
+
     async def remake_topic(self, name: str) -> None:
         """Delete a topic and make it anew, under the same name."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
@@ -131,6 +204,11 @@ class Bench:
             await admin.create_topics([NewTopic(self.prefix + name, PARTITIONS, 1) for name in names])
         finally:
             await admin.close()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by SIGSTOP."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def deployed(model: str, epoch: int, replica: str = "serving-0") -> ModelDeployed:

@@ -157,20 +157,3 @@ async def test_a_dead_letter_is_on_the_topic_with_its_story(bench: Bench) -> Non
     assert (record.key, record.value) == (b"default|a", event.model_dump_json().encode())
     assert headers["ce_id"] == str(envelope_of(event).id)
     assert (headers["x-dlq-original-topic"], headers["x-dlq-attempts"]) == (ModelDeployed.topic, "5")
-
-
-async def test_a_topic_that_was_made_anew_stops_the_partition(bench: Bench) -> None:
-    """Other records under offsets we have processed: an incident, no effect, until an operator has looked."""
-    first = bench.start()
-    await bench.send([deployed("a", epoch) for epoch in range(1, 6)])
-    await bench.until(lambda found: len(found) == 5, EFFECTS)
-    await bench.until(lambda found: found == [], "SELECT 1 FROM outbox")
-    first.kill()
-    await asyncio.to_thread(first.wait)
-    await bench.remake_topic(ModelDeployed.topic)
-    await bench.send([deployed("a", epoch) for epoch in range(101, 113)])
-    bench.start()
-    rows = await bench.until(lambda found: bool(found), "SELECT kind, message FROM incident")
-    assert rows[0]["kind"] == "stopped"
-    assert "re-created" in rows[0]["message"]
-    assert [row["epoch"] for row in await bench.query(EFFECTS)] == [1, 2, 3, 4, 5]

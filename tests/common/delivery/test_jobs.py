@@ -1,12 +1,14 @@
 """A job ends once, whatever dies: leased, fenced, taken back at once, and given up when it kills."""
 
 import asyncio
+import os
 import signal
 
 import pytest
 from probe_bench import Bench, deployed
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+END_LEASE = "UPDATE job SET lease_until = clock_timestamp() WHERE state = 'RUNNING'"
 DONE = "SELECT model, epoch, fence FROM done ORDER BY n"
 
 
@@ -53,3 +55,41 @@ async def test_a_failure_ends_in_its_handler(bench: Bench, model: str) -> None:
     assert [row["fence"] for row in rows] == [-1]
     attempts = await bench.query("SELECT attempt FROM job")
     assert [row["attempt"] for row in attempts] == [4 if model == "failing" else 1]
+
+
+async def test_a_job_of_a_dead_process_is_done_by_another(bench: Bench) -> None:
+    """kill -9 in the middle of a job, and its process does not come back: when the lease is over another one does it."""
+    await bench.send([deployed("a", 1, "job")])
+    process = bench.start(failpoint="job.done:kill:1")
+    assert await bench.ended(process) == -signal.SIGKILL
+    bench.start(ordinal=1)
+    await bench.until(lambda found: bool(found), "SELECT 1 FROM process WHERE ordinal = 1")
+    assert await bench.query(DONE) == []  # the lease is the dead one's yet
+    await bench.query(END_LEASE)
+    rows = await bench.until(lambda found: bool(found), DONE)
+    assert [(row["model"], row["epoch"], row["fence"]) for row in rows] == [("a", 1, 2)]
+
+
+async def test_a_frozen_zombie_ends_no_job(bench: Bench) -> None:
+    """It has done the work and stops before it says so; another does it under the next fence; awake, it is refused."""
+    await bench.send([deployed("a", epoch, "job") for epoch in (1, 2)])
+    zombie = bench.start(failpoint="job.done:stop:1")
+    await bench.frozen(zombie)
+    bench.start(ordinal=1)
+    await bench.query(END_LEASE)
+    both = await bench.until(lambda found: len(found) == 2, DONE)
+    assert [(row["epoch"], row["fence"]) for row in both] == [(1, 2), (2, 1)]
+    os.kill(zombie.pid, signal.SIGCONT)
+    await bench.send([deployed("b", 1, "job")])
+    rows = await bench.until(lambda found: len(found) == 3, DONE)
+    assert [(row["model"], row["epoch"]) for row in rows] == [("a", 1), ("a", 2), ("b", 1)]
+    assert {row["state"] for row in await bench.query("SELECT state FROM job")} == {"DONE"}
+
+
+async def test_a_job_that_leaks_a_cancellation_is_no_loop_without_end(bench: Bench) -> None:
+    """It counts as a failed attempt, as any bug does, and its process goes on."""
+    bench.start()
+    await bench.send([deployed("leaking", 1, "job"), deployed("a", 1, "job")])
+    rows = await bench.until(lambda found: len(found) == 2, DONE)
+    assert {(row["model"], row["fence"]) for row in rows} == {("leaking", -1), ("a", 1)}
+    assert [row["attempt"] for row in await bench.query("SELECT attempt FROM job WHERE state = 'FAILED'")] == [4]

@@ -168,10 +168,13 @@ def derived_id(cause: UUID, type: str, discriminator: str) -> UUID:
     return uuid5(cause, f"{type}|{discriminator}")
 
 
-def stranger_id(source: str, id: str | None, *, incarnation: str, partition: int, offset: int) -> UUID:
-    """The id of a record from outside: its own when it is a UUID, else derived from what names it for good."""
+def stranger_id(source: str, id: str | None, *, topic: str, partition: int, offset: int, timestamp_ms: int) -> UUID:
+    """The id of a record from outside: its own when it is a UUID, else derived from what names it for good.
+
+    Kafka keeps a record's timestamp, so it tells records of a topic that was made anew from those under the same offsets before.
+    """
     if not id:
-        return uuid5(STRANGERS, f"{incarnation}|{partition}|{offset}")
+        return uuid5(STRANGERS, f"{topic}|{partition}|{offset}|{timestamp_ms}")
     try:
         return UUID(id)
     except ValueError:

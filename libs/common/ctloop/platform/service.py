@@ -1,9 +1,9 @@
 """The wiring every service shares: consume loop, relay, parking, jobs, HTTP face, health; one process, one service."""
 
 import asyncio
-import contextlib
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -23,15 +23,17 @@ from ctloop.events.pipeline import PipelineReleased
 from ctloop.events.topics import BY_EVENT, FACTS
 from ctloop.platform import pipelines
 from ctloop.platform.bounded_http import BoundedHttp
+from ctloop.platform.delivery import retention
 from ctloop.platform.delivery.chunks import Chunks
 from ctloop.platform.delivery.consume import ConsumeLoop
 from ctloop.platform.delivery.dead_letters import count_dead, dead_letter_api
 from ctloop.platform.delivery.disposition import DATABASE_GONE, UNSTORABLE
-from ctloop.platform.delivery.edge import Edge
+from ctloop.platform.delivery.edge import Edge, being_cancelled
 from ctloop.platform.delivery.hears import Hears, InFlight, Refused, on, said_types
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.delivery.parking import Parking
 from ctloop.platform.delivery.relay import Relay
+from ctloop.platform.delivery.retention import Kept
 from ctloop.platform.http import ProblemResponse, install_problems, problem
 from ctloop.platform.jobs.job import Runs, Timer
 from ctloop.platform.jobs.runner import JobRunner
@@ -45,12 +47,13 @@ Background = Callable[[Edge], Awaitable[None]]
 PASSING = (*DATABASE_GONE, TransientError, KafkaError)
 """What an API answers with 503: asking again is right."""
 POOL_SIZE = 4
-STOP_SECONDS = 15.0
+STOP_SECONDS, CANCEL_SECONDS = 15.0, 3.0
 RESTART_SECONDS = 1.0
 SERVER_SETTINGS = {
     "statement_timeout": "10s",
     "lock_timeout": "3s",
     "idle_in_transaction_session_timeout": "10s",
+    "transaction_timeout": "60s",
     "tcp_keepalives_idle": "15",
     "application_name": "ctloop",
 }
@@ -77,10 +80,12 @@ class Service:
         resources: Sequence[AbstractAsyncContextManager[Any]],
         background: Sequence[Background],
         database: bool,
+        keeps: Sequence[Kept],
     ) -> None:
         self.name, self.settings, self.edge, self.database = name, settings, edge, database
         self.hears, self.handlers, self.jobs, self.runs = hears, handlers, jobs, runs
         self.resources, self.background = resources, background
+        self.keeps = (*retention.DELIVERY, *keeps)
         self.liveness = Liveness()
         self._stops: list[Callable[[], None]] = []
         self.app = FastAPI(
@@ -136,7 +141,10 @@ class Service:
         kafka, ordinal = self.settings.kafka, self.settings.service.ordinal
         topics = {one.event.topic: one for one in self.hears if one.event in BY_EVENT}
         relay = Relay(kafka.bootstrap, self._connect, self.edge.outbox_channel, f"relay.{self.name}", self.liveness)
-        loops: dict[str, Callable[[], Awaitable[None]]] = {"relay": relay.run}
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "relay": relay.run,
+            "sweep": lambda: retention.keep_sweeping(self.edge, self.keeps),
+        }
         self._stops.append(relay.stop)
         if topics:
             chunks = Chunks(self.edge)
@@ -160,10 +168,11 @@ class Service:
             try:
                 await run()
                 return
-            except asyncio.CancelledError:
-                raise
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if being_cancelled():
+                    raise
                 log.exception("loop %s failed, it starts again", name, extra={"action": "loop-failed"})
+                self.liveness.failed(name, f"it failed and starts again: {type(error).__name__}")
                 await asyncio.sleep(RESTART_SECONDS)
 
     async def _stop_loops(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -177,8 +186,8 @@ class Service:
             _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
             for task in late:
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*late, return_exceptions=True)
+            if late:
+                await asyncio.wait(late, timeout=CANCEL_SECONDS)
 
 
 def build_service(  # noqa: PLR0913 the one place a service is put together; all by keyword
@@ -195,9 +204,11 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
     database: bool = True,
     asgi: Any = None,
     ready: Callable[[], dict[str, str]] | None = None,
+    keeps: Sequence[Kept] = (),
 ) -> Service:
     """Put a service together; nothing is opened yet.
 
+    ``keeps``: for how long rows of its own tables are kept, where not for ever.
     ``asgi``: an ASGI app that gets every path the platform's own routes do not claim. ``ready``: findings of the
     service's own that make it not ready. ``database=False``: no pool, no consume loop, no relay.
     """
@@ -209,7 +220,7 @@ def build_service(  # noqa: PLR0913 the one place a service is put together; all
     edge = Edge(name, routes, prefix=settings.kafka.prefix)
     service = Service(
         name, settings, edge=edge, hears=heard, handlers=handlers, jobs=jobs, runs=runs, resources=resources,
-        background=background, database=database,
+        background=background, database=database, keeps=keeps,
     )  # fmt: skip
     install_problems(service.app, PASSING, UNSTORABLE)
     service.app.add_exception_handler(Refused, on_refused)
@@ -314,11 +325,18 @@ def main() -> None:
     start_logs(name)
     provider = start_traces(name, f"{name}-{settings.service.ordinal}")
     create_app = importlib.import_module(f"ctloop_{name}.app").create_app
-    service: Service = create_app(settings)
+    serve(create_app(settings))
+    within(END_SECONDS, provider.shutdown)
+
+
+def serve(service: Service) -> None:
+    """Run it under uvicorn until SIGTERM; then it ends as it should, and so does its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after its graceful shutdown
+    settings = service.settings.service
     config = uvicorn.Config(
         service.app,
-        host=settings.service.host,
-        port=settings.service.port,
+        host=settings.host,
+        port=settings.port,
         loop="uvloop",
         http=BoundedHttp,
         access_log=False,
@@ -328,7 +346,6 @@ def main() -> None:
         timeout_graceful_shutdown=10,
     )
     uvicorn.Server(config).run()
-    within(END_SECONDS, provider.shutdown)
 
 
 if __name__ == "__main__":

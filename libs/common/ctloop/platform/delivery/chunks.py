@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter as CountOf
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +13,8 @@ from ctloop.events.errors import NotYetKnown
 from ctloop.events.pipeline import PipelineReleased
 from ctloop.events.topics import dead_letters
 from ctloop.platform.delivery import disposition, traced
-from ctloop.platform.delivery.edge import Edge
+from ctloop.platform.delivery.attempts import ProcessKiller
+from ctloop.platform.delivery.edge import Edge, being_cancelled
 from ctloop.platform.delivery.hears import Heard, Hears, Said
 from ctloop.platform.delivery.offsets import Fenced, pass_fence
 from ctloop.platform.delivery.records import Arrival, Raw, Record, arrival_of, raw_of
@@ -47,6 +48,8 @@ class Chunks:
 
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
+        self.turned: Callable[[], None] = lambda: None
+        """Told of each transaction: a chunk that is run one by one takes longer than a turn of the loop may."""
 
     def decode(self, records: Sequence[Record], topic: str, hears: Hears) -> list[Arrival]:
         """Records as facts or refusals."""
@@ -83,7 +86,7 @@ class Chunks:
             except NotOurs:
                 raise
             except disposition.DATABASE_GONE as error:
-                if not await self.edge.database_answers():
+                if being_cancelled() or not await self.edge.database_answers():
                     raise
                 failure = error  # a connection was lost, or a handler raised what a lost database raises
             except Exception as error:
@@ -94,6 +97,7 @@ class Chunks:
 
     async def _transaction(self, arrivals: Sequence[Arrival], epoch: int) -> None:
         raws = [arrival.raw for arrival in arrivals]
+        self.turned()
         failpoint("consume.begin")
         async with self.edge.transaction() as connection:
             fenced = await pass_fence(connection, raws[0].topic, raws[0].part, raws, epoch)
@@ -130,10 +134,17 @@ class Chunks:
     async def _effects(self, connection: Any, todo: Sequence[Arrival]) -> tuple[Said, ...]:
         if not todo:
             return ()
-        events = await (self._bulk(connection, todo) if todo[0].hears.bulk else self.edge.apply(connection, todo))
+        events = await self.effects_of(connection, todo)
         if todo[0].hears.event is PipelineReleased:
             await release_unknown(connection)
         return events
+
+    async def effects_of(self, connection: Any, todo: Sequence[Arrival]) -> tuple[Said, ...]:
+        """Run the handler of facts of one topic."""
+        async with self.edge.handling():
+            if todo[0].hears.bulk:
+                return await self._bulk(connection, todo)
+            return await self.edge.apply(connection, todo)
 
     async def _bulk(self, connection: Any, todo: Sequence[Arrival]) -> tuple[Said, ...]:
         hears, owner = self.edge.routes[todo[0].hears.event]
@@ -168,7 +179,7 @@ class Chunks:
 
     async def kill_off(self, raw: Raw, epoch: int, deaths: int) -> None:
         """A record that ended the process again and again becomes a dead letter."""
-        error = RuntimeError(f"the process died {deaths} times while it handled this record")
+        error = ProcessKiller(deaths)
         now = self.edge.clock.now()
         async with self.edge.transaction() as connection:
             if not (await pass_fence(connection, raw.topic, raw.part, [raw], epoch)).passed:

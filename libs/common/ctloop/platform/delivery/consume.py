@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from prometheus_client import Gauge
 
-from ctloop.platform.delivery import disposition, offsets
+from ctloop.platform.delivery import attempts, disposition, offsets
 from ctloop.platform.delivery.chunks import Chunks, NotOurs
 from ctloop.platform.delivery.hears import Hears
 from ctloop.platform.delivery.liveness import Liveness, leave
@@ -25,7 +25,11 @@ CHUNK_BYTES = 4 << 20
 FETCH_MS = 200
 HINT_SECONDS = 0.5
 GONE_SECONDS = 60.0
-DEATHS = 3
+JOIN_SECONDS = 120.0
+"""What joining the group may take: a rebalance waits for a dead member as long as its session, 45 s."""
+STANDSTILL_CHECK_SECONDS = 10.0
+STANDSTILL_SECONDS = 60.0
+"""How long records may wait in Kafka without any being handed out to us."""
 CAUTIOUS = 50
 """Records per partition that are run one by one, under the attempt ledger, after an unclean exit."""
 
@@ -58,12 +62,14 @@ class ConsumeLoop:
         self._cautious: dict[TopicPartition, int] = {}
         self._following: dict[TopicPartition, int] = {}
         self._gaps: dict[TopicPartition, int] = {}
-        self._unclean = False
+        self._unclean = self._named = False
         self._stopping = False
         self._consumer: Any = None
         self._backoff = 0.0
         self._gone_since: float | None = None
         self._kafka_trouble_since: float | None = None
+        self._moved = 0
+        chunks.turned = self._progressed
 
     def stop(self) -> None:
         """Finish the chunk at hand and end."""
@@ -74,19 +80,23 @@ class ConsumeLoop:
         self._unclean = await self._note_start()
         self._consumer = self._make_consumer()
         self._liveness.not_ready("consume", "joining the group")
-        await self._consumer.start()
-        hints = asyncio.create_task(self._commit_hints())
+        self._liveness.stamp("consume", JOIN_SECONDS)
+        beside: list[asyncio.Task[None]] = []
         try:
+            await self._consumer.start()
+            beside += [asyncio.create_task(one()) for one in (self._commit_hints, self._watch_for_standstill)]
             while not self._stopping:
                 self._liveness.stamp("consume")
                 await self._turn()
         finally:
-            hints.cancel()
+            for one in beside:
+                one.cancel()
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 await asyncio.wait_for(self._consumer.stop(), 5)
             with contextlib.suppress(*disposition.DATABASE_GONE):
                 await self._note_clean_end()
             self._liveness.forget("consume")
+            self._liveness.forget("fetch")
 
     def _make_consumer(self) -> Any:
         consumer: Any = AIOKafkaConsumer(
@@ -119,12 +129,7 @@ class ConsumeLoop:
         """Acquire what is new, fetch, apply; a lost database or broker is waited for."""
         try:
             await self._acquire_assigned()
-            batches = await self._consumer.getmany(timeout_ms=FETCH_MS, max_records=500)
-            self._kafka_trouble_since = None
-            for partition, records in batches.items():
-                for chunk in chunked(records):
-                    if not await self._apply(partition, chunk):
-                        break
+            await self._fetch()
             self._database_is_back()
         except UnicodeDecodeError:
             await self._pass_unreadable()
@@ -133,8 +138,19 @@ class ConsumeLoop:
             await asyncio.sleep(0.02)
         except disposition.DATABASE_GONE as error:
             await self._database_gone(error)
+        except disposition.TRANSIENT as error:  # e.g. a frozen owner still holds the row of the partition
+            log.warning("tried again: %r", error, extra={"action": "consume-again"})
+            await asyncio.sleep(0.2)
         except KafkaError as error:
             await self._kafka_trouble(error)
+
+    async def _fetch(self) -> None:
+        batches = await self._consumer.getmany(timeout_ms=FETCH_MS, max_records=500)
+        self._kafka_trouble_since = None
+        for partition, records in batches.items():
+            for chunk in chunked(records):
+                if not await self._apply(partition, chunk):
+                    break
 
     async def _pass_unreadable(self) -> None:
         """A record whose header's name is no UTF-8 cannot be handed out by the client, which does not say where it is:
@@ -153,8 +169,7 @@ class ConsumeLoop:
     async def _acquire_assigned(self) -> None:
         assigned: set[TopicPartition] = self._consumer.assignment()
         for partition in self.stopped_partitions.keys() & assigned - self._consumer.paused():
-            self._consumer.seek(partition, 0)  # any position will do: without one, fetching fails for all partitions
-            self._consumer.pause(partition)  # a rebalance forgets it
+            self._set_aside(partition)  # a rebalance forgets it
         new = [one for one in assigned if one not in self.epochs and one not in self.stopped_partitions]
         if not new:
             if assigned:
@@ -168,6 +183,7 @@ class ConsumeLoop:
     async def _acquire(self, partition: TopicPartition, beginning: int, end: int) -> None:
         topic = self._bare(partition)
         async with self._edge.transaction() as connection:
+            await self._leave_if_replaced(connection)
             epoch, following = await offsets.acquire(connection, topic, partition.partition, beginning)
             if following < beginning:
                 lost = f"offsets {following} to {beginning - 1} were removed before they were read"
@@ -211,6 +227,8 @@ class ConsumeLoop:
         raws = [arrival.raw for arrival in arrivals]
         async with self._edge.reading() as connection:
             why, following = await offsets.look(connection, topic, part, raws, epoch)
+            if why is Look.TAKEN_OVER:
+                await self._leave_if_replaced(connection)
         if why is Look.DISPOSED:
             return True
         if why is Look.PARTLY_DISPOSED:
@@ -235,21 +253,15 @@ class ConsumeLoop:
         for arrival in arrivals:
             offset = arrival.raw.offset
             async with self._edge.reading() as connection:
-                deaths = await connection.fetchval(
-                    """INSERT INTO attempt (topic, part, "offset", deaths) VALUES ($1, $2, $3, 0)
-                       ON CONFLICT (topic, part, "offset") DO UPDATE SET deaths = attempt.deaths + 1 RETURNING deaths""",
-                    topic, part, offset,
-                )  # fmt: skip
+                deaths = await attempts.begin(connection, topic, part, offset, self._edge.life)
             try:
-                if deaths >= DEATHS:
+                if deaths >= attempts.DEATHS:
                     await self._chunks.kill_off(arrival.raw, epoch, deaths)
                 else:
                     await self._chunks.apply([arrival], epoch)
-            finally:  # whatever came of it, the process lives
+            finally:
                 async with self._edge.reading() as connection:
-                    await connection.execute(
-                        'DELETE FROM attempt WHERE topic = $1 AND part = $2 AND "offset" = $3', topic, part, offset
-                    )
+                    await attempts.end(connection, topic, part, offset)
             self._cautious[partition] -= 1
 
     async def _report_gap(self, partition: TopicPartition, following: int, first: int) -> None:
@@ -264,11 +276,38 @@ class ConsumeLoop:
     async def _stop_partition(self, partition: TopicPartition, why: str) -> None:
         self.stopped_partitions[partition] = why
         self.epochs.pop(partition, None)
-        self._consumer.pause(partition)
         self._liveness.not_ready(f"{partition.topic}/{partition.partition}", why)
         log.error("%s is stopped: %s", partition, why, extra={"action": "incident", "topic": partition.topic})
         async with self._edge.reading() as connection:
             await offsets.report_incident(connection, self._bare(partition), partition.partition, "stopped", why)
+        self._set_aside(partition)
+
+    def _progressed(self) -> None:
+        self._moved += 1
+        self._liveness.stamp("consume")
+
+    def _set_aside(self, partition: TopicPartition) -> None:
+        """Fetch no more of a partition that is stopped."""
+        self._consumer.seek(partition, 0)  # any position will do: without one, fetching fails for all partitions
+        self._consumer.pause(partition)
+
+    async def _watch_for_standstill(self) -> None:
+        """A consumer can stop fetching without a word, e.g. when a rejoin hangs: then its loop turns, but for nothing."""
+        seen = -1
+        while True:
+            if seen != self._moved or not await self._waits_in_kafka():
+                self._liveness.stamp("fetch", STANDSTILL_SECONDS)
+            seen = self._moved
+            await asyncio.sleep(STANDSTILL_CHECK_SECONDS)
+
+    async def _waits_in_kafka(self) -> bool:
+        """Whether a partition of ours has records that were not handed out; False while Kafka does not answer."""
+        ours = [one for one in self.epochs if one not in self.stopped_partitions]
+        with contextlib.suppress(KafkaError, TimeoutError, AssertionError, KeyError):
+            async with asyncio.timeout(5):
+                ends = await self._consumer.end_offsets(ours) if ours else {}
+                return any([ends[one] > await self._consumer.position(one) for one in ours])
+        return False
 
     async def _commit_hints(self) -> None:
         """Kafka's offsets are a hint for tools: committed now and then, never waited for in the record path."""
@@ -283,16 +322,30 @@ class ConsumeLoop:
 
     async def _note_start(self) -> bool:
         async with self._edge.transaction() as connection:
+            if self._named:
+                await self._leave_if_replaced(connection)
             clean = await connection.fetchval("SELECT clean FROM process WHERE ordinal = $1", self._ordinal)
             await connection.execute(
-                "INSERT INTO process VALUES ($1, false) ON CONFLICT (ordinal) DO UPDATE SET clean = false",
-                self._ordinal,
-            )
+                """INSERT INTO process (ordinal, clean, life) VALUES ($1, false, $2)
+                   ON CONFLICT (ordinal) DO UPDATE SET clean = false, life = excluded.life""",
+                self._ordinal, self._edge.life,
+            )  # fmt: skip
+        self._named = True
         return clean is False
+
+    async def _leave_if_replaced(self, connection: Any) -> None:
+        """Two processes of one static id would displace each other from the group for ever: the older one goes."""
+        mine = await connection.fetchval(
+            "SELECT life = $2 FROM process WHERE ordinal = $1", self._ordinal, self._edge.life
+        )
+        if mine is False:
+            leave(f"another process is {self._edge.service}-{self._ordinal} now")
 
     async def _note_clean_end(self) -> None:
         async with self._edge.reading() as connection:
-            await connection.execute("UPDATE process SET clean = true WHERE ordinal = $1", self._ordinal)
+            await connection.execute(
+                "UPDATE process SET clean = true WHERE ordinal = $1 AND life = $2", self._ordinal, self._edge.life
+            )
 
     async def _database_gone(self, error: BaseException) -> None:
         now = self._edge.clock.monotonic()

@@ -3,19 +3,21 @@
 import base64
 import contextlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from prometheus_client import Counter, Gauge
 
+from ctloop.events.errors import Reason
 from ctloop.platform.delivery.disposition import DATABASE_GONE
 from ctloop.platform.delivery.edge import Edge
 from ctloop.platform.http import ProblemResponse
 
 WAITING = Gauge("ctloop_dlq_records", "Dead letters that nobody has played again.", ["service"])
 REDRIVEN = Counter("ctloop_redrive", "Dead letters played again.", ["service"])
-LIST_LIMIT = 200
-Limit = Annotated[int, Query(ge=1, le=LIST_LIMIT)]
+Limit = Annotated[int, Query(ge=1, le=200)]
+After = Annotated[int, Query(ge=0, le=2**63 - 1)]
+Number = Annotated[int, Path(ge=1, le=2**63 - 1)]
 BYTES_SHOWN = 4096
 
 
@@ -24,7 +26,9 @@ def dead_letter_api(edge: Edge) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["dead letters"])
 
     @api.get("/dlq")
-    async def list_dead(state: str = "DEAD", limit: Limit = 50, after: int = 0) -> dict[str, Any]:
+    async def list_dead(
+        state: Literal["DEAD", "REPLAYED"] = "DEAD", limit: Limit = 50, after: After = 0
+    ) -> dict[str, Any]:
         """Dead letters, oldest first."""
         async with edge.reading() as connection:
             rows = await connection.fetch(
@@ -34,7 +38,7 @@ def dead_letter_api(edge: Edge) -> APIRouter:
         return _page([_shown(row) for row in rows], limit)
 
     @api.get("/dlq/{n}")
-    async def show_dead(n: int) -> dict[str, Any]:
+    async def show_dead(n: Number) -> dict[str, Any]:
         """One dead letter with its bytes."""
         async with edge.reading() as connection:
             row = await connection.fetchrow("SELECT * FROM dead_event WHERE n = $1", n)
@@ -43,7 +47,7 @@ def dead_letter_api(edge: Edge) -> APIRouter:
         return _shown(row, whole=True)
 
     @api.post("/dlq/{n}:replay", status_code=202)
-    async def replay_dead(n: int) -> dict[str, Any]:
+    async def replay_dead(n: Number) -> dict[str, Any]:
         """Hand a dead letter to its handler again: once; nothing is published to Kafka again."""
         async with edge.transaction() as connection:
             row = await connection.fetchrow(
@@ -64,7 +68,7 @@ def dead_letter_api(edge: Edge) -> APIRouter:
         return {"n": n, "state": "REPLAYED"}
 
     @api.get("/quarantine/events")
-    async def list_quarantine(reason: str | None = None, limit: Limit = 50, after: int = 0) -> dict[str, Any]:
+    async def list_quarantine(reason: Reason | None = None, limit: Limit = 50, after: After = 0) -> dict[str, Any]:
         """Events that can never succeed, oldest first, with the reason and their bytes."""
         async with edge.reading() as connection:
             rows = await connection.fetch(

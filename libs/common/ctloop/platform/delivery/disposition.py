@@ -9,19 +9,24 @@ import asyncpg
 from prometheus_client import Counter
 
 from ctloop.events.errors import NotYetKnown, RejectedEvent, TransientError, UndecodableEvent
+from ctloop.platform.delivery.attempts import ProcessKiller
 from ctloop.platform.delivery.clock import Clock
-from ctloop.platform.delivery.records import Raw
+from ctloop.platform.delivery.records import KEY_LIMIT, Raw
 
 DELAYS = (timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=10))
 NOT_YET_KNOWN_DELAY = timedelta(milliseconds=500)
 NOT_YET_KNOWN_LIMIT = timedelta(seconds=30)
 ATTEMPTS = 5
+COPY_LIMIT = (1 << 20) - 4096
+"""Of a dead letter's copy, in bytes, all told; Kafka takes 1 MiB."""
 TRANSIENT = (
     TransientError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
+    asyncpg.TransactionTimeoutError,
+    asyncpg.IdleInTransactionSessionTimeoutError,  # we were frozen in the middle of a transaction
 )
 DATABASE_GONE = (
     OSError,
@@ -57,7 +62,7 @@ def message_of(error: BaseException) -> str:
     """What to keep of a failure: the sentence of a named one, a bounded traceback of a bug; never a NUL."""
     named = refused(error) or isinstance(error, TransientError)
     text = str(error) if named else "".join(traceback.format_exception(error))[-4000:]
-    return text.replace("\0", "") or type(error).__name__
+    return text.replace("\0", "").encode("utf-8", "replace").decode() or type(error).__name__
 
 
 async def quarantine(connection: Any, service: str, raw: Raw, error: BaseException) -> None:
@@ -65,7 +70,7 @@ async def quarantine(connection: Any, service: str, raw: Raw, error: BaseExcepti
     REJECTED.labels(service, reason_of(error)).inc()
     await connection.execute(
         """INSERT INTO quarantine (topic, part, "offset", key, source, id, headers, payload, reason, message)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING""",
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
         *_columns(raw), reason_of(error), message_of(error),
     )  # fmt: skip
 
@@ -94,7 +99,10 @@ async def bury(connection: Any, service: str, raw: Raw, error: BaseException, at
 async def publish_dead(
     connection: Any, topic: str, raw: Raw, error: BaseException, attempts: int, first: datetime
 ) -> None:
-    """The copy on the dead-letter topic: original bytes, key and headers, and where, why, how often."""
+    """The copy on the dead-letter topic: original bytes, key and headers, and where, why, how often.
+
+    A record that is too large to carry that too is published without its bytes: its row in ``dead_event`` has them.
+    """
     extra = {
         "x-dlq-original-topic": raw.topic,
         "x-dlq-original-partition": str(raw.part),
@@ -104,10 +112,14 @@ async def publish_dead(
         "x-dlq-attempts": str(attempts),
         "x-dlq-first-failed-at": first.isoformat(),
     }
+    key, headers, payload = raw.key, json.dumps([*raw.headers, *extra.items()]), raw.payload
+    if len(key) + len(headers) + len(payload) > COPY_LIMIT:
+        key, payload = key[:KEY_LIMIT], b""
+        headers = json.dumps([*extra.items(), ("x-dlq-bytes", str(len(raw.payload)))])
     await connection.execute(
         """INSERT INTO outbox (topic, key, source, id, headers, payload) VALUES ($1, $2, $3, $4, $5, $6)
            ON CONFLICT DO NOTHING""",
-        topic, raw.key, raw.source, raw.id, json.dumps([*raw.headers, *extra.items()]), raw.payload,
+        topic, key, raw.source, raw.id, headers, payload,
     )  # fmt: skip
 
 
@@ -120,10 +132,10 @@ def delay_after(attempts: int, error: BaseException, clock: Clock) -> timedelta:
 
 
 def exhausted(error: BaseException, attempts: int, waited: timedelta) -> bool:
-    """Whether the attempts are used up: by count, or for something not yet known by time."""
+    """Whether the attempts are used up: by count, by deaths, or for something not yet known by time."""
     if isinstance(error, NotYetKnown):
         return waited >= NOT_YET_KNOWN_LIMIT
-    return attempts >= ATTEMPTS
+    return attempts >= ATTEMPTS or isinstance(error, ProcessKiller)
 
 
 def _columns(raw: Raw) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """The edge of a service: every handler runs here, in one transaction with what it says."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -7,7 +8,7 @@ from collections import Counter as CountOf
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 import asyncpg
 from prometheus_client import Counter
@@ -24,6 +25,12 @@ from ctloop.platform.spans import span
 log = logging.getLogger("ctloop.edge")
 FACTS_SAID = Counter("ctloop_events_said", "Facts said, by topic.", ["service", "topic"])
 ACQUIRE_SECONDS = 3.0
+HANDLER_SECONDS = 30.0
+"""What the handlers of one transaction may take: they touch PostgreSQL only; anything long is a job."""
+
+
+class HandlerMisbehaved(RuntimeError):
+    """A handler did to its loop what no handler may: a bug, of which only its own event must suffer."""
 
 
 class Edge:
@@ -39,6 +46,7 @@ class Edge:
     ) -> None:
         self.service, self.prefix = service, prefix
         self.clock = clock or Clock()
+        self.life = uuid4()
         self.routes: Mapping[type[Any], tuple[Hears, object]] = {one.event: (one, owner) for one, owner in hears}
         self.outbox_channel, self.jobs_channel = f"ctloop_{service}_outbox", f"ctloop_{service}_jobs"
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -76,6 +84,26 @@ class Edge:
     def work(self, connection: Any, cause: Envelope) -> Work:
         """The unit of work for one cause."""
         return Work(connection, cause, self.clock.now(), JobQueue(connection, cause, self.jobs_channel))
+
+    @asynccontextmanager
+    async def handling(self) -> AsyncGenerator[None]:
+        """Handlers run in here: one that hangs, or leaks a cancellation, must not end the loop it runs in.
+
+        Raises:
+            HandlerMisbehaved: it took longer than HANDLER_SECONDS, or raised CancelledError though nobody cancelled.
+        """
+        budget = asyncio.timeout(HANDLER_SECONDS)
+        try:
+            async with budget:
+                yield
+        except TimeoutError as error:
+            if budget.expired():
+                raise HandlerMisbehaved(f"handlers took longer than {HANDLER_SECONDS:.0f} s") from error
+            raise
+        except asyncio.CancelledError as error:
+            if being_cancelled():
+                raise
+            raise HandlerMisbehaved("a handler leaked a CancelledError") from error
 
     async def handle(self, connection: Any, what: Any, cause: Envelope) -> tuple[Said, ...]:
         """Run the handler of one fact, job end, timer or command; nothing is written to the outbox yet."""
@@ -143,7 +171,8 @@ class Edge:
                 ):
                     return before
                 identity = uuid5(STRANGERS, f"{self.service}|{key}|{digest}") if key else await _fresh_id(connection)
-                events = await self.handle(connection, command, self._command_envelope(command, identity))
+                async with self.handling():
+                    events = await self.handle(connection, command, self._command_envelope(command, identity))
                 await self.save(connection, events)
                 if key is not None:
                     await self._remember(connection, command, key, digest, events)
@@ -181,6 +210,12 @@ class Edge:
             "INSERT INTO command_log (key, command, body_digest, said) VALUES ($1, $2, $3, $4)",
             key, type(command).__name__, digest, json.dumps(kept),
         )  # fmt: skip
+
+
+def being_cancelled() -> bool:
+    """Whether somebody wants this task to end, whatever else was raised on the way."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _fresh_id(connection: Any) -> UUID:

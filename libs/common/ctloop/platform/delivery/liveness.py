@@ -21,10 +21,16 @@ class Liveness:
         self._clock = clock
         self._stamps: dict[str, tuple[float, float]] = {}
         self._not_ready: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
 
     def stamp(self, loop: str, limit_seconds: float = 60.0) -> None:
         """The loop turned just now and will again within the limit."""
         self._stamps[loop] = (self._clock(), limit_seconds)
+        self._failed.pop(loop, None)
+
+    def failed(self, loop: str, why: str) -> None:
+        """The loop ended by a failure; not ready until it turns again."""
+        self._failed[loop] = why
 
     def forget(self, loop: str) -> None:
         """The loop ended as it should."""
@@ -46,4 +52,4 @@ class Liveness:
 
     def unready(self) -> dict[str, str]:
         """Parts that cannot work now, with the reason."""
-        return dict(self._not_ready)
+        return self._not_ready | self._failed

@@ -65,8 +65,9 @@ def raw_of(record: Record, topic: str) -> Raw:
     named = decode_headers((name, value.encode("latin-1")) for name, value in headers)
     source = named.get("ce_source") or f"kafka:{topic}"
     identity = stranger_id(
-        source, named.get("ce_id"), incarnation=topic, partition=record.partition, offset=record.offset
-    )
+        source, named.get("ce_id"), topic=topic, partition=record.partition, offset=record.offset,
+        timestamp_ms=record.timestamp,
+    )  # fmt: skip
     return Raw(
         topic, record.partition, record.offset, record.key or b"", source[:300].replace("\0", ""), identity, headers,
         record.value or b"",
@@ -92,7 +93,7 @@ def arrival_of(raw: Raw, hears: Hears, timestamp_iso: str) -> Arrival:
 def unreadable(topic: str, partition: int, offset: int, hears: Hears) -> Arrival:
     """A record the client cannot hand out; its bytes stay on the topic, at this offset."""
     source = f"kafka:{topic}"
-    identity = stranger_id(source, None, incarnation=topic, partition=partition, offset=offset)
+    identity = stranger_id(source, None, topic=topic, partition=partition, offset=offset, timestamp_ms=0)
     raw = Raw(topic, partition, offset, b"", source, identity, [], b"")
     why = "the name of a header of this record, or of one in its batch, is not UTF-8; its bytes are on the topic"
     return Arrival(raw, hears, refusal=UndecodableEvent(why))

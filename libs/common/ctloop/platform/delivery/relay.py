@@ -23,6 +23,9 @@ BATCH = 500
 POLL_SECONDS = 1.0  # each commit wakes it; this is for a wake-up lost with its connection
 SEND_SECONDS = 10.0
 LOCK_RETRY_SECONDS = 0.1
+OWNER_SILENT_SECONDS = 15
+"""PostgreSQL ends the session of a frozen owner, whether it asks nothing, has asked half, or reads no answer: another may
+relay. A round is silent while it sends."""
 
 
 class Relay:
@@ -56,6 +59,8 @@ class Relay:
     async def _own_and_relay(self) -> None:
         connection: Any = await self._connect()
         try:
+            for limit in ("idle_session_timeout", "transaction_timeout", "tcp_user_timeout"):
+                await connection.execute(f"SET {limit} = '{OWNER_SILENT_SECONDS}s'")
             await connection.add_listener(self._channel, lambda *_: self._wake.set())
             while not await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", self._lock):
                 self._liveness.stamp("relay")
@@ -83,18 +88,23 @@ class Relay:
         )
         if not rows:
             return 0
-        acked = await self._send(rows)
+        outcomes = await self._send(rows)
+        acked = acked_prefix([(row["topic"], row["key"], row["seq"]) for row in rows], outcomes)
         failpoint("relay.sent")
         if acked:
             await connection.execute("DELETE FROM outbox WHERE seq = ANY($1::bigint[])", acked)
         failpoint("relay.deleted")
-        return len(rows)
+        failed = [one for one in outcomes if isinstance(one, BaseException)]
+        if failed:
+            log.warning("not sent, tried again: %r", failed[0], extra={"action": "relay-send"})
+            await self._discard_producer()
+        return len(acked)
 
-    async def _send(self, rows: Sequence[Any]) -> list[int]:
-        """Send in seq order; the seqs of the acknowledged prefix of each key."""
+    async def _send(self, rows: Sequence[Any]) -> list[object]:
+        """Send in seq order; for each row what Kafka said of it, or the failure that kept it from being sent."""
         if self._producer is None:
             self._producer = await open_producer(self._bootstrap)
-        futures: list[asyncio.Future[Any]] = []
+        sent: list[asyncio.Future[Any]] = []
         sends: list[Span] = []
         try:
             async with asyncio.timeout(SEND_SECONDS):
@@ -102,28 +112,31 @@ class Relay:
                     said = [(name, value.encode("latin-1")) for name, value in orjson.loads(row["headers"])]
                     send, headers = traced.sending(row["topic"], row["key"], said)
                     sends.append(send)
-                    futures.append(
+                    sent.append(
                         await self._producer.send(row["topic"], row["payload"], key=row["key"], headers=headers)
                     )
-                outcomes: list[Any] = await asyncio.gather(*futures, return_exceptions=True)
+                await asyncio.wait(sent)
         except (KafkaError, TimeoutError) as error:
-            log.warning("sending stopped: %r", error, extra={"action": "relay-send"})
-            outcomes = [one.exception() if one.done() and not one.cancelled() else error for one in futures]
-            outcomes = [None if one is None else one for one in outcomes] + [error] * (len(rows) - len(futures))
+            outcomes = [outcome_of(one, error) for one in sent] + [error] * (len(rows) - len(sent))
+        else:
+            outcomes = [outcome_of(one) for one in sent]
         for send, outcome in zip(sends, outcomes, strict=False):  # fewer where sending stopped
             if isinstance(outcome, BaseException):
                 mark_failed(outcome, send)
             send.end()
-        failed = [one for one in outcomes if isinstance(one, BaseException)]
-        if failed:
-            log.warning("new producer after %r", failed[0], extra={"action": "producer-rebuilt"})
-            await self._discard_producer()
-        return acked_prefix([(row["topic"], row["key"], row["seq"]) for row in rows], outcomes)
+        return outcomes
 
     async def _discard_producer(self) -> None:
         if self._producer is not None:
             await close_by_force(self._producer)
             self._producer = None
+
+
+def outcome_of(sent: asyncio.Future[Any], otherwise: BaseException | None = None) -> object:
+    """None when Kafka has acknowledged it, else what is wrong."""
+    if not sent.done() or sent.cancelled():
+        return otherwise or TimeoutError("not acknowledged in time")
+    return sent.exception()
 
 
 def acked_prefix(rows: Sequence[tuple[str, bytes, int]], outcomes: Sequence[object]) -> list[int]:

@@ -41,8 +41,7 @@ CREATE TABLE IF NOT EXISTS quarantine (
   source text NOT NULL, id uuid NOT NULL,
   headers text NOT NULL, payload bytea NOT NULL,
   reason text NOT NULL, message text NOT NULL,
-  at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  UNIQUE (topic, part, "offset")
+  at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
 CREATE TABLE IF NOT EXISTS dead_event (
@@ -62,12 +61,14 @@ CREATE TABLE IF NOT EXISTS incident (
   at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Written before a record is tried again after an unclean exit: a record that kills the process dies after three.
+-- Written before a record is tried again after an unclean exit, or a parked one at all: one that kills the process is
+-- dead after three. life: of the process that tried; only another one says that it has died.
 CREATE TABLE IF NOT EXISTS attempt (
-  topic text NOT NULL, part integer NOT NULL, "offset" bigint NOT NULL, deaths integer NOT NULL,
+  topic text NOT NULL, part integer NOT NULL, "offset" bigint NOT NULL, deaths integer NOT NULL, life uuid NOT NULL,
   PRIMARY KEY (topic, part, "offset")
 );
-CREATE TABLE IF NOT EXISTS process (ordinal integer PRIMARY KEY, clean boolean NOT NULL);
+-- Whose name it is: the newest process of an ordinal. One that finds another's life here is a zombie and ends itself.
+CREATE TABLE IF NOT EXISTS process (ordinal integer PRIMARY KEY, clean boolean NOT NULL, life uuid NOT NULL);
 
 CREATE TABLE IF NOT EXISTS command_log (
   key text PRIMARY KEY, command text NOT NULL, body_digest text NOT NULL, said text NOT NULL,

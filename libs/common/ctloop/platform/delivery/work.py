@@ -16,6 +16,8 @@ from ctloop.platform.spans import current_traceparent, loop_traceparent
 COMMAND_TYPE = "io.ctloop.command."
 INLINE_CONTROL_LIMIT = 256 * 1024
 """Largest payload of a control fact, in bytes; more must travel as a reference to an object."""
+INLINE_COLUMNS_LIMIT = 900 * 1024
+"""Of a fact that carries columns. A row of the outbox that Kafka refuses would stop the relay for ever."""
 
 
 class UnitOfWork(Protocol):
@@ -79,13 +81,12 @@ def payload_of(event: Event) -> bytes:
     """The Kafka value: the columns themselves, or canonical JSON.
 
     Raises:
-        ValueError: a control fact too large for the bus.
+        ValueError: too large for the bus.
     """
     body = getattr(event, "body", None)
-    if isinstance(body, bytes):
-        return body
-    payload = event.model_dump_json().encode()
-    if len(payload) > INLINE_CONTROL_LIMIT:
+    columns = isinstance(body, bytes)
+    payload = body if columns else event.model_dump_json().encode()
+    if len(payload) > (INLINE_COLUMNS_LIMIT if columns else INLINE_CONTROL_LIMIT):
         raise ValueError(f"{type(event).__name__} has {len(payload)} bytes: put the large part into an object")
     return payload
 

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 
 from ctloop.events.envelope import Envelope, Event
 from ctloop.platform.delivery import disposition
-from ctloop.platform.delivery.edge import Edge
+from ctloop.platform.delivery.edge import Edge, HandlerMisbehaved
 from ctloop.platform.delivery.hears import Said
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.jobs.job import Job, JobEnd, JobFailed, Lease, LeaseLost, Runs, Timer
@@ -84,7 +84,7 @@ class JobRunner:
         await self._slots.acquire()
         try:
             row = await self._claim()
-        except disposition.DATABASE_GONE:
+        except (*disposition.DATABASE_GONE, *disposition.TRANSIENT):
             row = None
         if row is None:
             self._slots.release()
@@ -205,6 +205,8 @@ class JobRunner:
         lost = asyncio.create_task(lease.lost.wait())
         try:
             await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if work.cancelled():
+                raise HandlerMisbehaved("the job leaked a CancelledError")
             if work.done():
                 return work.result()
             lease.check()
@@ -242,7 +244,8 @@ class JobRunner:
         """The only commit of a job: compare-and-set on its fence, the handler of its end, the outbox."""
         async with self._edge.transaction() as connection:
             await self._close_row(connection, lease, "DONE", "")
-            events = await self._edge.handle(connection, end, self._end_envelope(job, lease))
+            async with self._edge.handling():
+                events = await self._edge.handle(connection, end, self._end_envelope(job, lease))
             await self._edge.save(connection, events)
             failpoint("job.commit")
         failpoint("job.committed")
@@ -264,7 +267,8 @@ class JobRunner:
             if line.failed is not None:
                 work = self._edge.work(connection, self._end_envelope(job, lease))
                 failed = JobFailed(job, reason, message, lease.attempt)
-                events = self._edge.dress(await line.failed(self._handlers, failed, work), work)
+                async with self._edge.handling():
+                    events = self._edge.dress(await line.failed(self._handlers, failed, work), work)
             await self._edge.save(connection, events)
         self._edge.tell(events)
         JOBS.labels(self._edge.service, job.kind, "failed").inc()
@@ -358,7 +362,7 @@ class JobRunner:
     async def _heartbeat(self, lease: Lease) -> None:
         while not lease.lost.is_set():
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            with contextlib.suppress(*disposition.DATABASE_GONE):
+            with contextlib.suppress(*disposition.DATABASE_GONE, *disposition.TRANSIENT):
                 async with self._edge.reading() as connection:
                     done = await connection.execute(
                         """UPDATE job SET lease_until = clock_timestamp() + $3
