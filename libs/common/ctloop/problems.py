@@ -223,6 +223,11 @@ _STACK = {
     "CT9103": Entry("PostgreSQL cannot run as this user", "Run as an ordinary user.", Exit.DEPENDENCY),
     "CT9104": Entry("a part of the stack cannot be started", "ctloop logs NAME", Exit.DEPENDENCY),
     "CT9105": Entry("a server of your own does not answer", "Start it, or unset its setting.", Exit.DEPENDENCY),
+    "CT9107": Entry(
+        "the data was made by another version of ctloop",
+        "Start on an empty directory: CTLOOP_DATA=DIR ctloop up. The old data stays for the version that made it.",
+        Exit.CONFLICT,
+    ),
     "CT9106": Entry("the stack runs already", "ctloop status, or ctloop down first.", Exit.CONFLICT),
 }
 

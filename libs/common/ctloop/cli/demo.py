@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import shutil
 import sys
 import threading
 import time
@@ -31,6 +33,7 @@ ROWS = 1_000
 QUIET_SECONDS = 0.6
 PATIENCE_SECONDS = 120.0
 BAR = "▇"
+MARK = "made-by-the-demo"
 SHOWN = frozenset(
     {
         *("DataValidated", "RetrainDecided", "TrainingStarted", "ModelTrained", "TrainingFailed"),
@@ -120,6 +123,7 @@ def demo(
     """Flights of 2013 through the whole loop: exit 0 only if it closed twice, no request failed and no fact was lost."""
     import ctloop.local
 
+    begin_anew(ctloop.local.data_dir_of())
     line(0.0, "starting", "kafka 4.4 · postgres 18 · s3 · mlflow · ray", "real ones, on loopback")
     began = time.monotonic()
     data = load_data()
@@ -137,6 +141,28 @@ def demo(
         else:
             ctloop.local.down()
     raise typer.Exit(0 if good else int(Exit.NO))
+
+
+def begin_anew(data_dir: Path) -> None:
+    """Remove what an earlier demo left; data of anybody else is not touched.
+
+    Raises:
+        Problem: CT9106, a stack runs there; CT9003, it holds other data.
+    """
+    import ctloop.local
+
+    mark = data_dir / MARK
+    if ctloop.local.status(data_dir).running:
+        raise Problem("CT9106", f"in {data_dir}", "ctloop down, then make demo")
+    if mark.exists():
+        ctloop.local.down(data_dir)
+        shutil.rmtree(data_dir)
+    elif data_dir.exists() and any(data_dir.iterdir()):
+        raise Problem(
+            "CT9003", f"{data_dir} holds data, the demo begins with none", "CTLOOP_DATA=.ctloop-demo make demo"
+        )
+    data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True)
+    mark.touch()
 
 
 def told(stack: Any, began: float, weeks: int, data: Any, table: Any) -> bool:

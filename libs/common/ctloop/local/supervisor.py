@@ -24,7 +24,7 @@ from ctloop.local.environment import SERVICES, service_environment
 from ctloop.local.keys import Keys, write_private
 from ctloop.local.settings import LocalSettings
 from ctloop.local.state import Stack
-from ctloop.problems import Problem
+from ctloop.problems import Exit, Problem
 
 log = logging.getLogger(__name__)
 
@@ -186,8 +186,11 @@ class Supervisor:
         run = Run((*PYTHON, "ctloop.platform.migrate"), service_environment(self._stack, "migrate"))
         child = self._child(Plan("migrate", "service", probe=lambda: None))
         process = await child.spawn(run)
-        if await process.wait() != 0:
-            raise child.failure(f"ended with exit code {process.returncode}")
+        code = await process.wait()
+        if code == Exit.CONFLICT:
+            raise Problem("CT9107", f"{self._stack.data_dir} holds tables of another version")
+        if code != 0:
+            raise child.failure(f"ended with exit code {code}")
 
     async def _ready(self, names: Iterator[str]) -> None:
         await asyncio.gather(*(self.children[name].ready.wait() for name in names))

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import hashlib
 import importlib.util
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ctloop.platform import pipelines
 from ctloop.platform.delivery import SCHEMA as DELIVERY_SCHEMA
 from ctloop.platform.jobs import SCHEMA as JOBS_SCHEMA
 from ctloop.platform.settings import KafkaSettings, PostgresSettings, S3Settings, Settings
+from ctloop.problems import Exit
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,10 @@ DAY_MS = 24 * 3600 * 1000
 MLFLOW_BUCKET = "mlflow"
 STATELESS = ("serving",)
 """Services without a database."""
+
+
+class OtherVersion(Exception):
+    """A schema holds tables that are not those of this version."""
 
 
 async def make_topics(kafka: KafkaSettings) -> None:
@@ -72,10 +79,20 @@ def service_schema(service: str) -> str:
 async def make_schema(connection: "asyncpg.Connection[asyncpg.Record]", service: str, password: str | None) -> None:
     """One schema and login role of a service: delivery tables first, then its own. Runs again without harm.
 
-    The role owns nothing: it reads and writes rows, and changes no table.
+    The role owns nothing: it reads and writes rows, and changes no table. The schema's comment names what made it.
+
+    Raises:
+        OtherVersion: it was made from other SQL than this version's.
     """
+    parts = (DELIVERY_SCHEMA, JOBS_SCHEMA, pipelines.SCHEMA, service_schema(service))
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext('ctloop.migrate'))")
+        made = await connection.fetchrow(
+            "SELECT obj_description(oid, 'pg_namespace') AS digest FROM pg_namespace WHERE nspname = $1", service
+        )
+        if made is not None and made["digest"] != digest:
+            raise OtherVersion(f"the tables of {service} were made by another version of ctloop")
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", service):
             await connection.execute(f'CREATE ROLE "{service}" LOGIN')
         if password is not None:
@@ -83,9 +100,10 @@ async def make_schema(connection: "asyncpg.Connection[asyncpg.Record]", service:
             await connection.execute(f'ALTER ROLE "{service}" PASSWORD {quoted}')
         await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{service}"')
         await connection.execute(f'SET LOCAL search_path = "{service}"')
-        for sql in (DELIVERY_SCHEMA, JOBS_SCHEMA, pipelines.SCHEMA, service_schema(service)):
+        for sql in parts:
             if sql.strip():
                 await connection.execute(sql)
+        await connection.execute(f"""COMMENT ON SCHEMA "{service}" IS '{digest}'""")
         await connection.execute(
             f'''GRANT USAGE ON SCHEMA "{service}" TO "{service}";
                 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA "{service}" TO "{service}";
@@ -136,8 +154,12 @@ async def migrate(settings: Settings) -> None:
 def main() -> None:
     """Entry of ``python -P -m ctloop.platform.migrate``."""
     logging.basicConfig(level=logging.INFO)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(migrate(Settings()))
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(migrate(Settings()))
+    except OtherVersion as error:
+        log.error("%s", error)
+        sys.exit(int(Exit.CONFLICT))
 
 
 if __name__ == "__main__":
