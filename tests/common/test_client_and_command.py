@@ -192,6 +192,21 @@ def test_datasets_are_listed(site: Site) -> None:
     assert ctloop(site, "data", "ls").stdout.splitlines()[1].split() == ["flight", "2", "10", "-", "0"]
 
 
+def test_a_loop_is_shown_hop_by_hop(site: Site) -> None:
+    """Each hop on a line of its own, with its whole sentence."""
+    hop = {
+        "seconds": 1.25,
+        "service": "training",
+        "fact": "TrainingFailed",
+        "sentence": "run 7: export-failed: " + "why" * 50,
+    }
+    site.answers["GET", "/v1/models/flights/loops/1"] = (200, {"state": "failed", "hops": [hop]})
+    shown = ctloop(site, "loop", "show", "flights", "1").stdout.splitlines()
+    assert shown[0].split() == ["state", "failed"]
+    assert shown[1].split()[:5] == ["+", "1.25", "s", "training", "TrainingFailed"]
+    assert shown[1].endswith("why" * 50)
+
+
 def test_exit_codes_say_what_happened(site: Site) -> None:
     """Unknown name 3, conflict 5, wrong usage 2, nobody there 6; the four parts go to stderr, data nowhere."""
     refused = {"code": "CT3203", "title": "a gate refused this version", "detail": "flights@2: log_loss"}

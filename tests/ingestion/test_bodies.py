@@ -61,6 +61,8 @@ def test_large_bodies_are_split_by_rows_without_loss() -> None:
     split = list(bodies.split_ndjson(lines, 1000))
     assert b"".join(split) == lines
     assert all(part.endswith(b"\n") and len(part) <= 1000 for part in split)
+    assert sum(bodies.rows_in("arrow", part) for part in bodies.split_arrow(table, 20_000)) == 5000
+    assert sum(bodies.rows_in("ndjson", part) for part in split) == 5000
 
 
 def test_a_row_larger_than_an_event_is_refused() -> None:

@@ -1,5 +1,7 @@
 """The HTTP door: what it refuses and how, and that an answer means the bus has it."""
 
+from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -59,6 +61,10 @@ async def test_large_bodies_become_several_events(world: Any) -> None:
         count += 1
         validated = sum(one.rows for one in await world.validated(count))
     assert validated == 30_000
+    async with world.ingestion.edge.reading() as connection:
+        times = await connection.fetch("SELECT arrived, rows FROM arrival ORDER BY number")
+    for one, after in pairwise(times):
+        assert after["arrived"] - one["arrived"] == timedelta(microseconds=one["rows"])
     state = (await world.door.get("/v1/datasets/flight")).json()
     assert state["rows"] == 30_000
     assert [one["dataset"] for one in (await world.door.get("/v1/datasets")).json()["items"]] == ["flight"]

@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from ctloop.local.ports import CEILING, LOOPBACK, OFFSETS, SPAN, find_base, is_free, ports_of, refuse_taken
+from ctloop.local.settings import local_settings
 from ctloop.problems import Problem
 
 
@@ -34,3 +35,11 @@ def test_a_taken_port_is_named() -> None:
             refuse_taken({"kafka": port}, ["kafka"])
     assert raised.value.code == "CT9102"
     assert "CTLOOP_PORT_BASE" in raised.value.hint
+
+
+def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its variable and value, not by a traceback."""
+    monkeypatch.setenv("CTLOOP_PORT_BASE", "34000")
+    with pytest.raises(Problem, match="CT9107") as refused:
+        local_settings()
+    assert "CTLOOP_PORT_BASE='34000'" in refused.value.cause

@@ -53,7 +53,15 @@ def test_parity(difference: float, classes: tuple[str, ...], wrong: bool) -> Non
     if classes:
         estimator = np.hstack([1 - estimator, estimator])
     found = parity_of(estimator, estimator + difference)
-    assert (parity_problem(found, estimator, classes) is not None) is wrong
+    assert (parity_problem(found, estimator, estimator + difference, classes) is not None) is wrong
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(0.01, False), (0.2, True)])
+def test_a_few_rows_on_an_edge_are_no_wrong_form(share: float, wrong: bool) -> None:
+    """One row of a hundred that lies on a threshold answers otherwise; a converter that is wrong is wrong about many."""
+    estimator = np.linspace(0.1, 0.9, 1000).reshape(-1, 1)
+    onnx = np.where(np.arange(1000).reshape(-1, 1) < share * 1000, estimator + 0.2, estimator)
+    assert (parity_problem(parity_of(estimator, onnx), estimator, onnx, ()) is not None) is wrong
 
 
 def test_predictions_beyond_all_numbers_are_no_model() -> None:

@@ -1,7 +1,7 @@
 """The audit as a table: what was sent, what is accepted, what is refused and why."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -233,3 +233,28 @@ def test_the_digest_depends_on_content_alone() -> None:
     other, _ = audit([*rows[:3], {**rows[3], "size": 9.0}])
     assert whole.digest == shuffled.digest == both
     assert whole.digest != other.digest
+
+
+def test_rows_of_one_arrival_have_an_order_where_there_is_no_time() -> None:
+    """A microsecond apart, so that what is learned from and what judges it differ in time; with a time it stays as it is."""
+    timeless = RecordSpec(
+        dataset="shop",
+        id="n",
+        time=None,
+        fields=(FieldSpec(name="n", kind="integer"), FieldSpec(name="size", kind="number")),
+    )
+    rows = [{"n": one, "size": 1.0} for one in range(3)]
+    outcome, _ = audit(rows, record=timeless)
+    assert outcome.records.column("_arrived").to_pylist() == [ARRIVED + timedelta(microseconds=one) for one in range(3)]
+    assert outcome.data_time == ARRIVED + timedelta(microseconds=2)
+    timed, _ = audit([GOOD, {**GOOD, "visit": "v2"}])
+    assert set(timed.records.column("_arrived").to_pylist()) == {ARRIVED}
+
+
+def test_a_column_may_be_called_probabilities() -> None:
+    """That of a record is its own; only predictions, which are ours, have lists there."""
+    fields = (FieldSpec(name="n", kind="integer"), FieldSpec(name="probabilities", kind="number"))
+    outcome, _ = audit(
+        [{"n": 1, "probabilities": 0.5}], record=RecordSpec(dataset="odd", id="n", time=None, fields=fields)
+    )
+    assert outcome.records.column("probabilities").to_pylist() == [0.5]

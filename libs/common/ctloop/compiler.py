@@ -35,6 +35,14 @@ MEASURED = ("p99_ms", "rows", "labels", "drift", "skill")
 """Names of conditions besides the metrics: latency, new labelled rows, labels in the window, drift score, skill."""
 
 
+CONVERTED_WRONGLY = (
+    ("HistGradientBoosting", "categorical_features", ""),
+    ("SimpleImputer", "add_indicator", "Leave it out: gradient boosting takes missing values as they are."),
+    ("OneHotEncoder", "min_frequency", "Use max_categories, or leave rare words as they are."),
+)
+"""Beginning of an estimator's name, its option, and what helps (empty: the catalogue's hint)."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something about a model file; an error stops it from being applied."""
@@ -177,17 +185,18 @@ def _read_result(body: dict[str, Any]) -> tuple[tuple[Manifest, ...], tuple[Find
 
 def _static(path: Path) -> Iterator[Finding]:
     yield from _hidden_modules(path)
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Call) and _names_hist_gradient_boosting(node.func):
-            for keyword in node.keywords:
-                if keyword.arg == "categorical_features" and ast.unparse(keyword.value) != "None":
-                    cause = f"{ast.unparse(node.func)}(categorical_features=...)"
-                    yield Finding.of(Problem("CT1211", cause), path, node.lineno, "warning")
+    calls = (one for one in ast.walk(ast.parse(path.read_bytes())) if isinstance(one, ast.Call))
+    for node in calls:
+        for keyword in node.keywords:
+            hint = next((one[2] for one in CONVERTED_WRONGLY if _calls(node, one[0]) and keyword.arg == one[1]), None)
+            if hint is not None and ast.unparse(keyword.value) not in ("None", "False"):
+                cause = f"{ast.unparse(node.func)}({keyword.arg}=...)"
+                yield Finding.of(Problem("CT1211", cause, hint), path, node.lineno, "warning")
 
 
-def _names_hist_gradient_boosting(function: ast.expr) -> bool:
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name.startswith("HistGradientBoosting")
+def _calls(node: ast.Call, name: str) -> bool:
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    return called.startswith(name)
 
 
 def _hidden_modules(path: Path) -> Iterator[Finding]:

@@ -2,15 +2,16 @@
 
 import keyword
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
-from pyarrow import csv, parquet
 
 from ctloop.problems import Problem
+from ctloop.tables import python_name, read_table
 
 pc: Any = pyarrow.compute
 ROWS = 200_000
@@ -18,6 +19,8 @@ ROWS = 200_000
 LEVELS = 12
 """Different texts up to which a column is a Literal."""
 CLASSES = 20
+MANY = 50
+"""Rows from which a text that is never twice the same names its row."""
 LABEL_NAMES = ("label", "target", "y", "class", "outcome", "churn", "late", "fraud", "default", "survived")
 ID_NAMES = re.compile(r"(^|_)(id|uuid|key|guid)$", re.IGNORECASE)
 TIME_NAMES = re.compile(r"(time|date|_at|timestamp|departs|when)$", re.IGNORECASE)
@@ -52,37 +55,39 @@ def init_from(path: Path, label: str | None = None) -> str:
 
 def _read(path: Path) -> pa.Table:
     try:
-        table = parquet.read_table(path) if path.suffix.lower() == ".parquet" else csv.read_csv(path)
-    except (OSError, pa.ArrowException) as error:
-        raise Problem("CT1301", f"{path}: {error}"[:400]) from error
+        table = read_table(path)
+    except Problem as problem:
+        raise Problem("CT1301", problem.cause, problem.hint) from problem
     if not table.num_rows or not table.num_columns:
         raise Problem("CT1301", f"{path} has no rows")
-    wrong = [
-        name
-        for name in table.column_names
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name)
-    ]
-    if wrong:
-        raise Problem("CT1301", f"{path}: column {wrong[0]!r} is no Python name", "Rename it in the table.")
     return table.slice(0, ROWS)
 
 
 def _guess(table: pa.Table, label: str | None) -> Guess:
     label = _label(table, label)
     names = [name for name in table.column_names if name not in (label, LATER)]
-    time = next((name for name in names if _is_time(table, name)), None)
-    id = next((name for name in names if name != time and ID_NAMES.search(name) and _is_unique(table, name)), None)
+    time = next((name for name in names if _is_time(table, name) and not table.column(name).null_count), None)
+    id = _id(table, [name for name in names if name != time])
     plain = [name for name in names if name not in (id, time) and not _is_time(table, name)]
     columns = [_column(table, name, id=id, time=time) for name in names]
     texts = tuple(name for name in plain if _is_text(table, name))
     numbers = tuple(name for name in plain if not _is_text(table, name))
-    derived = ((f"{time}_hour", f"hour({time})"), (f"{time}_weekday", f"weekday({time})")) if time else ()
+    clock = {f"{time}_hour": f"hour({time})", f"{time}_weekday": f"weekday({time})"} if time else {}
+    derived = tuple((name, expression) for name, expression in clock.items() if name not in table.column_names)
     annotation, classifies = _label_annotation(table, label)
-    said = (label, annotation, "its late part: may come hours or weeks after the record, under the same id")
+    said = (label, annotation, _label_comment(table, label, annotation, late=id is not None))
     return Guess(tuple(columns), id, time, said, classifies, texts, numbers, derived)
 
 
+def _id(table: pa.Table, names: list[str]) -> str | None:
+    """The first column that is named like an id and has no value twice, else the first such text in a table of some size."""
+    named = (name for name in names if ID_NAMES.search(name) and _is_code(table, name) and _is_unique(table, name))
+    texts = (name for name in names if _is_text(table, name) and _is_unique(table, name))
+    return next(named, None) or (next(texts, None) if table.num_rows >= MANY else None)
+
+
 def _label(table: pa.Table, label: str | None) -> str:
+    label = None if label is None else python_name(label)
     if label is None:
         found = [name for name in table.column_names if name.lower() in LABEL_NAMES]
         if len(found) != 1:
@@ -110,6 +115,8 @@ def _column(table: pa.Table, name: str, *, id: str | None, time: str | None) -> 
         return name, f"datetime{missing}", "a second time: only derived columns can use it"
     if pa.types.is_boolean(column.type):
         return name, f"bool{missing}", share
+    if column.null_count == len(column):
+        return name, "float | None", "nothing seen: drop it, or say what comes"
     kind = "int" if pa.types.is_integer(column.type) else "float"
     bounds = pc.min_max(column)
     low, high = bounds["min"].as_py(), bounds["max"].as_py()
@@ -132,6 +139,23 @@ def _label_annotation(table: pa.Table, label: str) -> tuple[str, bool]:
     return "float", False
 
 
+def _label_comment(table: pa.Table, label: str, annotation: str, *, late: bool) -> str:
+    """Beside the label: where it comes from, and what a few whole numbers could be instead."""
+    said = "its late part: may come hours or weeks after the record, under the same id" if late else "comes in its row"
+    column = table.column(label)
+    few = sorted(one for one in pc.unique(column).to_pylist() if one is not None)
+    if annotation == "float" and len(few) <= CLASSES and pa.types.is_integer(column.type):
+        levels = ", ".join(str(one) for one in few)
+        return (
+            f"{said}; a number to be estimated: write Literal[{levels}] and a Classifier, metric log_loss, for classes"
+        )
+    return said
+
+
+def _is_code(table: pa.Table, name: str) -> bool:
+    return _is_text(table, name) or pa.types.is_integer(table.column(name).type)
+
+
 def _is_text(table: pa.Table, name: str) -> bool:
     type = table.column(name).type
     return pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_dictionary(type)
@@ -148,7 +172,8 @@ def _is_unique(table: pa.Table, name: str) -> bool:
 
 
 def _source(stem: str, guess: Guess, rows: int) -> str:
-    name = re.sub(r"\W+", "_", stem).strip("_").lower() or "model"
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    name = re.sub(r"\W+", "_", plain).strip("_").lower() or "model"
     name = f"m_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
     record = "".join(part.capitalize() for part in name.split("_")) + "Record"
     keys = "".join(f', {key}="{value}"' for key, value in (("id", guess.id), ("time", guess.time)) if value)

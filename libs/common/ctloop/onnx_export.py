@@ -1,6 +1,7 @@
 """A fitted estimator as ONNX: scikit-learn pipelines and LightGBM, one input per column, derived columns in the graph."""
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ctloop import columns, onnx_rows
+from ctloop import columns, onnx_converters, onnx_rows
 from ctloop.derived import OnGraph, carry_out, parse
 from ctloop.events.manifest import DerivedSpec, FieldSpec, RecordSpec
 from ctloop.events.values import Column, Parity, Signature
@@ -34,9 +35,8 @@ class Exported:
 
 def prepare() -> None:
     """Import the converters now, for a process whose first export should not pay for it (seconds)."""
-    _mend_onnx_attributes()
     import_module("skl2onnx")
-    _register_lightgbm()
+    onnx_converters.register()
 
 
 def check_estimator(estimator: Any, spec: RecordSpec) -> None:
@@ -59,14 +59,21 @@ def export(estimator: Any, spec: RecordSpec, rows: pa.Table, classes: Sequence[s
         body = _made(estimator, spec, classes)
         given = onnx_rows.run(onnx_rows.open_session(body), signature, rows)
     except Exception as error:
-        raise Problem("CT3102", f"{type(estimator).__name__}: {error}"[:1500]) from error
+        raise Problem("CT3102", f"{type(estimator).__name__}: {_plainly(error)}"[:1500]) from error
     return Exported(body, signature, parity(given.matrix, predict(estimator, spec, rows, classes)))
 
 
+def _plainly(error: Exception) -> str:
+    """What the converter says, without its advice to its own developers."""
+    found = re.search(r"Unable to find a shape calculator for type '<class '([^']+)'>'", str(error))
+    return f"{found[1]} has no conversion to ONNX" if found else str(error)
+
+
 def _made(estimator: Any, spec: RecordSpec, classes: Sequence[str]) -> bytes:
-    model = _convert(estimator, spec, bool(classes))
+    with onnx_converters.convertible(estimator) as one:
+        model = _convert(one, spec, bool(classes))
     known = [int(one) for one in estimator.classes_] if classes else []
-    _finish(model, known, len(classes))
+    _finish(model, spec, known, signature_of(spec, classes))
     if _takes_matrix(estimator, spec):
         _join(model, spec)
     _derive(model, spec)
@@ -145,18 +152,17 @@ def _input(field: FieldSpec) -> Column:
 
 
 def _convert(estimator: Any, spec: RecordSpec, classifies: bool) -> Any:
-    _mend_onnx_attributes()
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 
-    _register_lightgbm()
+    onnx_converters.register()
     taken = [
         (one.name, StringTensorType([None, 1]) if one.kind == "string" else FloatTensorType([None, 1]))
         for one in spec.inputs
     ]
     if _takes_matrix(estimator, spec):
         taken = [(MATRIX, FloatTensorType([None, len(spec.inputs)]))]
-    options = {id(_last(estimator)): {"zipmap": False}} if classifies else None
+    options = {id(onnx_converters.last(estimator)): {"zipmap": False}} if classifies else None
     return convert_sklearn(estimator, name=spec.dataset, initial_types=taken, target_opset=OPSET, options=options)
 
 
@@ -199,79 +205,36 @@ def _join(model: Any, spec: RecordSpec) -> None:
     graph.node.extend([*nodes, *body])
 
 
-def _last(estimator: Any) -> Any:
-    return _last(estimator.steps[-1][1]) if hasattr(estimator, "steps") else estimator
-
-
-def _mend_onnx_attributes() -> None:
-    """skl2onnx 1.20 hands booleans and NumPy numbers to onnx 1.23's attributes, which refuse them."""
-    import onnx.helper
-
-    helper: Any = onnx.helper
-    if getattr(helper.make_attribute, "mended_by_ctloop", False):
-        return
-    original = helper.make_attribute
-
-    def plain(one: Any) -> Any:
-        if isinstance(one, bool | np.bool_):
-            return int(one)
-        return one.item() if isinstance(one, np.generic) else one
-
-    def make_attribute(key: str, value: Any, *args: Any, **named: Any) -> Any:
-        return original(key, [plain(one) for one in value] if isinstance(value, list) else value, *args, **named)
-
-    make_attribute.mended_by_ctloop = True  # pyright: ignore[reportFunctionMemberAccess]
-    helper.make_attribute = make_attribute
-
-
-def _register_lightgbm() -> None:
-    """LightGBM's converters inside scikit-learn pipelines, where LightGBM is installed."""
-    try:
-        from lightgbm import LGBMClassifier, LGBMRegressor
-    except ImportError:
-        return
-    from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
-    from skl2onnx import update_registered_converter
-    from skl2onnx.common.shape_calculator import (
-        calculate_linear_classifier_output_shapes,
-        calculate_linear_regressor_output_shapes,
-    )
-
-    classifier_options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
-    update_registered_converter(
-        LGBMClassifier, "LightGbmLGBMClassifier", calculate_linear_classifier_output_shapes, convert_lightgbm,
-        options=classifier_options,
-    )  # fmt: skip
-    update_registered_converter(
-        LGBMRegressor, "LightGbmLGBMRegressor", calculate_linear_regressor_output_shapes, convert_lightgbm
-    )
-
-
-def _finish(model: Any, known: Sequence[int], classes: int) -> None:
-    """Outputs named label and probabilities over all classes, or value."""
+def _finish(model: Any, spec: RecordSpec, known: Sequence[int], signature: Signature) -> None:
+    """Inputs named as the columns, outputs label and probabilities over all classes, or value."""
     from onnx import TensorProto, helper, numpy_helper
 
-    graph = model.graph
-    names = [f"ctloop/made/{one.name}" for one in graph.output]
-    taken = {"label", "probabilities", "value"} - {one.name for one in graph.input}
-    made = {name: f"ctloop/made/{name}" for name in taken}  # names of the converter's own, inside the graph
-    made |= {one.name: name for one, name in zip(graph.output, names, strict=True)}
+    graph, classes = model.graph, len(signature.classes)
+    outputs = onnx_rows.output_names(signature)
+    made = {name: f"ctloop/made/{name}" for name in (*(one.name for one in spec.fields), *outputs)}
+    made |= {one.name: f"ctloop/made/{one.name}" for one in graph.output}
+    names = [made[one.name] for one in graph.output]
+    if len(graph.input) == len(spec.inputs):  # else one matrix: _join brings the columns
+        made |= {one.name: column.name for one, column in zip(graph.input, spec.inputs, strict=True)}
     for node in graph.node:
         for ends in (node.input, node.output):
             ends[:] = [made.get(one, one) for one in ends]
+    for one in (*graph.input, *graph.initializer):
+        one.name = made.get(one.name, one.name)
     del graph.output[:]
     if not classes:
-        graph.node.append(helper.make_node("Cast", [names[0]], ["value"], to=TensorProto.FLOAT))
-        graph.output.append(helper.make_tensor_value_info("value", TensorProto.FLOAT, [None, 1]))
+        graph.node.append(helper.make_node("Cast", [names[0]], [outputs[0]], to=TensorProto.FLOAT))
+        graph.output.append(helper.make_tensor_value_info(outputs[0], TensorProto.FLOAT, [None, 1]))
         return
+    label, probabilities = outputs
     spread = np.zeros((len(known), classes), np.float32)
     spread[np.arange(len(known)), known] = 1.0
     graph.initializer.append(numpy_helper.from_array(spread, "ctloop/spread"))
     graph.node.append(helper.make_node("Cast", [names[1]], ["ctloop/float"], to=TensorProto.FLOAT))
-    graph.node.append(helper.make_node("MatMul", ["ctloop/float", "ctloop/spread"], ["probabilities"]))
-    graph.node.append(helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0))
-    graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
-    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes]))
+    graph.node.append(helper.make_node("MatMul", ["ctloop/float", "ctloop/spread"], [probabilities]))
+    graph.node.append(helper.make_node("ArgMax", [probabilities], [label], axis=1, keepdims=0))
+    graph.output.append(helper.make_tensor_value_info(label, TensorProto.INT64, [None]))
+    graph.output.append(helper.make_tensor_value_info(probabilities, TensorProto.FLOAT, [None, classes]))
 
 
 def _derive(model: Any, spec: RecordSpec) -> None:

@@ -60,24 +60,28 @@ def inputs(table: pa.Table, signature: Signature) -> dict[str, NDArray[Any]]:
     return feeds
 
 
+def output_names(signature: Signature) -> tuple[str, ...]:
+    """What the graph calls label and probabilities, or value: ONNX has no two values of one name, a column keeps its own."""
+    taken = {one.name for one in signature.inputs}
+    wanted = ("label", "probabilities") if signature.classes else ("value",)
+    return tuple(f"ctloop/{one}" if one in taken else one for one in wanted)
+
+
 def run(session: ort.InferenceSession, signature: Signature, table: pa.Table, chunk: int = CHUNK) -> Outputs:
     """The model's outputs for every row."""
+    names = list(output_names(signature))
     parts = [
-        session.run(None, inputs(table.slice(start, chunk), signature))
+        session.run(names, inputs(table.slice(start, chunk), signature))
         for start in range(0, max(table.num_rows, 1), chunk)
         if table.num_rows
     ]
-    named = (
-        dict(zip((one.name for one in session.get_outputs()), zip(*parts, strict=True), strict=True)) if parts else {}
-    )
+    found = [np.concatenate(one) for one in zip(*parts, strict=True)] or [np.empty(0) for _ in names]
     if signature.classes:
-        width = len(signature.classes)
-        empty = np.empty((0, width))
-        found = np.concatenate(named["probabilities"]) if named else empty
-        label = np.concatenate(named["label"]).reshape(-1) if named else np.empty(0)
-        return Outputs(label.astype(np.int64), found.astype(np.float64).reshape(-1, width))
-    value = np.concatenate(named["value"]).reshape(-1) if named else np.empty(0)
-    return Outputs(value=value.astype(np.float64))
+        label, probabilities = found
+        return Outputs(
+            label.reshape(-1).astype(np.int64), probabilities.astype(np.float64).reshape(-1, len(signature.classes))
+        )
+    return Outputs(value=found[0].reshape(-1).astype(np.float64))
 
 
 def read_golden(body: bytes) -> tuple[pa.Table, Outputs]:

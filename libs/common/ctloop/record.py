@@ -110,7 +110,7 @@ class _Columns:
         self.label: FieldSpec | None = None
         self._derived: list[tuple[str, Any, Derived]] = []
         for name, annotation in _annotations(cls).items():
-            self._read(name, annotation, cls.__dict__.get(name))
+            self._read(name, annotation, _said(cls, name))
 
     @property
     def kinds(self) -> dict[str, ColumnKind]:
@@ -119,8 +119,6 @@ class _Columns:
         return {one.name: one.kind for one in every}
 
     def _read(self, name: str, annotation: Any, value: Any) -> None:
-        if get_origin(annotation) is ClassVar:
-            return
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or len(name) > 100:
             raise Problem("CT1107", f"column {name!r} of class {self.cls.__name__}")
         if isinstance(value, Derived):
@@ -165,7 +163,15 @@ def _annotations(cls: type) -> dict[str, Any]:
     except (NameError, TypeError, SyntaxError) as error:
         raise Problem("CT1101", f"an annotation of class {cls.__name__} cannot be resolved: {error}") from error
     names = [name for one in reversed(cls.__mro__) for name in inspect.get_annotations(one)]
-    return {name: hints[name] for name in dict.fromkeys(names) if name != "spec"}
+    own = [name for name in dict.fromkeys(names) if get_origin(hints[name]) is not ClassVar]
+    if "spec" in own:
+        raise Problem("CT1107", f"column 'spec' of class {cls.__name__}", "Every record class has a .spec: rename it.")
+    return {name: hints[name] for name in own}
+
+
+def _said(cls: type, name: str) -> Any:
+    """What stands beside the annotation, in the class or the one it extends that has it."""
+    return next((one.__dict__.get(name) for one in cls.__mro__ if name in inspect.get_annotations(one)), None)
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:

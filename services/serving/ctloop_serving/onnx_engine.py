@@ -36,7 +36,7 @@ class OnnxEngine:
 
     def __init__(self, session: Session, signature: Signature, golden: dict[str, NDArray[Any]]) -> None:
         self._session = session
-        self._outputs = ["label", "probabilities"] if signature.classes else ["value"]
+        self._outputs = list(onnx_rows.output_names(signature))
         self.golden = golden
         """One row the model has answered before; used when no real request comes."""
         self.seconds_per_row = FIRST_GUESS
@@ -90,7 +90,7 @@ def _check_signature(session: Session, signature: Signature) -> None:
     if found != wanted:
         raise ModelRefused(f"inputs are {found}, the signature says {wanted}"[:1000])
     outputs = {one.name for one in session.get_outputs()}
-    needed = {"label", "probabilities"} if signature.classes else {"value"}
+    needed = set(onnx_rows.output_names(signature))
     if not needed <= outputs:
         raise ModelRefused(f"outputs are {sorted(outputs)}, needed: {sorted(needed)}")
 

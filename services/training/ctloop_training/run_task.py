@@ -264,8 +264,9 @@ class Run:
             raise UserFailed("export-failed", f"the ONNX form does not run: {error}"[:2000]) from error
         estimator = self.outputs(rows.num_rows)
         answered = np.asarray(given.probabilities if self.classes else given.value, dtype=np.float64)
-        parity = parity_of(estimator, answered.reshape(estimator.shape))
-        if (wrong := parity_problem(parity, estimator, self.classes)) is not None:
+        answered = answered.reshape(estimator.shape)
+        parity = parity_of(estimator, answered)
+        if (wrong := parity_problem(parity, estimator, answered, self.classes)) is not None:
             raise UserFailed("parity", wrong)
         return body, golden.read_bytes(), signature, parity
 

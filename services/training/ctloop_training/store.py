@@ -62,6 +62,7 @@ class LastRun(Value):
     id: UUID
     state: RunState
     asked_at: AwareDatetime
+    failed: TrainingFailed | None = None
 
 
 class JudgedRun(Value):
@@ -216,9 +217,12 @@ class TrainingStore:
     async def last_run(self, connection: Connection, model: str) -> LastRun | None:
         """The run that was asked for last, and what became of it."""
         row = await connection.fetchrow(
-            "SELECT id, state, asked_at FROM run WHERE model = $1 ORDER BY asked_at DESC, id LIMIT 1", model
+            "SELECT id, state, asked_at, fact FROM run WHERE model = $1 ORDER BY asked_at DESC, id LIMIT 1", model
         )
-        return LastRun.model_validate(dict(row)) if row else None
+        if row is None:
+            return None
+        failed = TrainingFailed.model_validate_json(row["fact"]) if row["state"] == "failed" and row["fact"] else None
+        return LastRun(id=row["id"], state=row["state"], asked_at=row["asked_at"], failed=failed)
 
     async def runs(
         self, connection: Connection, *, model: str | None, id: UUID | None = None, limit: int = 50

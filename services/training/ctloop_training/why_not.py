@@ -33,7 +33,7 @@ async def read_why_not(store: TrainingStore, connection: Connection, model: str)
 
 
 def sentence(latest: StoredDecision | None, run: LastRun | None) -> str:
-    """What the last decision was, and the run that is on its way, or passed and is not promoted.
+    """What the last decision was, and the run that is on its way, passed and is not promoted, or brought no model.
 
     >>> sentence(None, None)
     'no window has ended and too few labels have come yet'
@@ -62,5 +62,10 @@ def _waits(run: LastRun) -> str:
             return f"; run {run.id}, {since}, is being judged"
         case "passed":
             return f"; run {run.id} passed its gates and waits for a person, or for the champion of now, to be promoted"
-        case "failed" | "refused" | "promoted":
+        case "failed":
+            said = f", {run.failed.reason}: {run.failed.message}" if run.failed else ""
+            return f"; the last run, {run.id}, FAILED{said}"
+        case "refused":
+            return f"; the last run was refused by the gates: ctloop why {run.id}"
+        case "promoted":
             return ""

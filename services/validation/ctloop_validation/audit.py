@@ -111,7 +111,9 @@ def finish(
         known_labels,
     )  # fmt: skip
     records = examined.records.take(pa.array(settled.records))
-    if "probabilities" in prepared.staged.column_names:
+    if (
+        "probabilities" in prepared.staged.column_names and record.field("probabilities") is None
+    ):  # of predictions, ours
         records = records.append_column("probabilities", probabilities(prepared.staged, settled.records))
     labels = None if examined.label is None else _labels(prepared, record, settled.labels)
     digest = DatasetDigest().add(row_digests(records.drop_columns(list(INTERNAL)), "record"))

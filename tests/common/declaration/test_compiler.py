@@ -110,6 +110,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "hard exit": ("CT1006", "import os; os._exit(9)", "exit code 9"),
     "no model": ("CT1007", HEAD + RECORD, "no function"),
     "type": ("CT1101", HEAD + RECORD.replace("float | None", "list[int]") + MODEL, "'age'"),
+    "spec": ("CT1107", HEAD + RECORD.replace("age", "spec") + MODEL, "'spec'"),
     "two types": ("CT1101", HEAD + RECORD.replace("float | None", "float | str") + MODEL, "'age'"),
     "mixed levels": ("CT1101", HEAD + RECORD.replace("float | None", 'Literal[1, "a"]') + MODEL, "levels"),
     "unknown name": (
@@ -219,18 +220,33 @@ def test_a_file_named_as_an_installed_module(name: str, tmp_path: Path) -> None:
     assert "CT1003" in [one.code for one in found]
 
 
+def test_rules_of_an_extended_class_hold(tmp_path: Path) -> None:
+    """A record class that extends another keeps its rules, its derived columns and above all its label."""
+    rules = "age: float = ct.field(gt=0)", 'old: bool = ct.derive("age > 60")', "back: bool = ct.label()"
+    parent = "\n    ".join(("class Base(ct.Record):", *rules)) + "\n"
+    (manifest,) = check(written(tmp_path, HEAD, parent, "class Visit(Base):\n    rooms: int\n", MODEL)).manifests
+    assert manifest.record.label is not None and manifest.record.label.name == "back"
+    assert [one.name for one in manifest.record.inputs] == ["age", "rooms", "old"] and manifest.record.fields[0].gt == 0
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     """A path that does not exist, and one that is no Python."""
     assert check(tmp_path / "none.py").findings[0].code == "CT1001"
     assert check(written(tmp_path, "a,b", name="data.csv")).findings[0].code == "CT1001"
 
 
-def test_categories_inside_hist_gradient_boosting_are_hinted(tmp_path: Path) -> None:
-    """Before anything runs, check says that this option is converted wrongly."""
-    line = "from sklearn.ensemble import HistGradientBoostingClassifier as H\nimport sklearn.ensemble as e\n"
-    use = "def f(): return e.HistGradientBoostingClassifier(categorical_features=[0])"
-    checked = check(written(tmp_path, line, use, HEAD, RECORD, MODEL))
-    assert checked.ok and [one.code for one in checked.findings] == ["CT1211"]
+def test_options_that_are_converted_wrongly_are_hinted(tmp_path: Path) -> None:
+    """Before anything runs, check says which options are converted wrongly."""
+    uses = (
+        "e.HistGradientBoostingClassifier(categorical_features=[0])",
+        "SimpleImputer(add_indicator=True)",
+        "OneHotEncoder(min_frequency=5)",
+        "SimpleImputer(add_indicator=False)",
+    )
+    use = "\n".join(f"def f{place}(): return {one}" for place, one in enumerate(uses))
+    checked = check(written(tmp_path, use, HEAD, RECORD, MODEL))
+    assert checked.ok and [one.code for one in checked.findings] == ["CT1211"] * 3
+    assert "gradient boosting takes missing values" in checked.findings[1].hint
 
 
 @pytest.mark.parametrize("name", ["../evil.py", "/evil.py", "a/../../evil.py", "data.bin"])

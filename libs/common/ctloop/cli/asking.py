@@ -58,7 +58,7 @@ def why(
     """Why a version is what it is, or why a model is not trained now: a sentence and the tree of values."""
     if why_not:
         found = client().why_not(name)
-        decision = found.get("declined") or found.get("latest")
+        decision = found.get("latest")
     else:
         found = explained(name)
         decision = found.get("decision")

@@ -86,17 +86,17 @@ def replay(
     from datetime import timedelta
 
     from ctloop import bundle
-    from ctloop.cli.operating import read_table
     from ctloop.compiler import compile_file
     from ctloop.fit import seconds
     from ctloop.replay import Settings
     from ctloop.replay import replay as run
+    from ctloop.tables import read_table
 
     compiled = compile_file(file)[0]
     model = vars(bundle.load_module(file, compiled.manifest.module))[compiled.manifest.function]
     late = timedelta(seconds=seconds("label-delay", label_delay)) if label_delay else timedelta(0)
     settings = Settings(label_delay=late)
-    result = run(compiled.manifest, model, read_table(str(table)), settings, None if as_json else show.say)
+    result = run(compiled.manifest, model, read_table(table), settings, None if as_json else show.say)
     target = picture or table.with_suffix(".replay.png")
     result.picture(target)
     if as_json:

@@ -1,14 +1,11 @@
 """Commands that act on what runs: send, retrain, approve, dead letters."""
 
-import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ctloop.cli import show
 from ctloop.cli.asking import client
-from ctloop.problems import Problem
 
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 Service = Annotated[str, typer.Argument(help="The service.")]
@@ -36,42 +33,11 @@ def send(
     as_json: Json = False,
 ) -> None:
     """Send records, whole or in part."""
+    from ctloop.tables import read_table
+
     receipts = client().send(to, read_table(file))
     parts = [one for answer in receipts for one in answer["receipts"]]
     show.table(parts, ("topic", "partition", "offset", "id"), as_json=as_json)
-
-
-def read_table(file: str) -> Any:
-    """A table from a file.
-
-    Raises:
-        Problem: CT2001.
-    """
-    import pyarrow as pa
-
-    try:
-        table = _read(file)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise Problem("CT2001", f"{file}: {error}"[:400]) from error
-    if twice := next((name for name in table.column_names if table.column_names.count(name) > 1), None):
-        raise Problem("CT2001", f"{file}: column {twice!r} comes twice", "Rename one of them.")
-    return table
-
-
-def _read(file: str) -> Any:
-    import pyarrow as pa
-    from pyarrow import csv, json, parquet
-
-    kind = Path(file).suffix.lower()
-    if file == "-":
-        return json.read_json(pa.py_buffer(sys.stdin.buffer.read()))
-    if kind == ".csv":
-        return csv.read_csv(file)
-    if kind == ".parquet":
-        return parquet.read_table(file)
-    if kind in (".ndjson", ".jsonl", ".json"):
-        return json.read_json(file)
-    return pa.ipc.open_file(file).read_all()
 
 
 def retrain(

@@ -65,9 +65,9 @@ def up(
 
 def _fetch(components: Sequence[str]) -> None:
     """Here and not in the supervisor: the user sees the progress."""
-    from ctloop.local.settings import LocalSettings
+    from ctloop.local.settings import local_settings
 
-    settings = LocalSettings()
+    settings = local_settings()
     if "kafka" in components and settings.kafka.bootstrap is None:
         from ctloop.local.packages import kafka_jars, show_progress
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ctloop.problems import Problem
 
 
 class Section(BaseModel):
@@ -37,6 +39,20 @@ class OwnMlflow(Section):
 class OwnRay(Section):
     address: str | None = None
     token_file: Path | None = None
+
+
+def local_settings() -> "LocalSettings":
+    """The settings of the environment.
+
+    Raises:
+        Problem: CT9107, a variable has a value that cannot be.
+    """
+    try:
+        return LocalSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "CTLOOP_" + "__".join(map(str, first["loc"])).upper()
+        raise Problem("CT9107", f"{name}={first['input']!r}: {first['msg'].lower()}") from error
 
 
 class LocalSettings(BaseSettings):

@@ -14,7 +14,8 @@ from ctloop.policy.split import SMALLEST
 from ctloop.policy.state import MeasuredWindow, PolicyState
 
 Trigger = Literal["first-model", "performance", "drift", "condition", "heartbeat", "manual"]
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ALWAYS = datetime(1000, 1, 1, tzinfo=UTC)
+"""Before all records."""
 MAX_ROWS = 50_000
 """Newest labelled rows a run learns from."""
 RECENT = 2
@@ -74,7 +75,7 @@ class Decision:
     tree: EvaluatedNode
     now: datetime
     """Data time."""
-    since: datetime = EPOCH
+    since: datetime = ALWAYS
     """Records before this are not learned from."""
     max_rows: int = MAX_ROWS
     causes: tuple[UUID, ...] = ()
@@ -107,7 +108,7 @@ def _learn_since(state: PolicyState, values: dict[str, Value]) -> datetime:
     """A long window, unless the champion is so wrong that rows from before would teach the same mistake again."""
     skill, labels = values["skill_high"], values["labels"]
     broken = isinstance(skill, float) and skill < BROKEN and isinstance(labels, float) and labels >= FRESH
-    return state.windows[-RECENT:][0].window.start if broken else EPOCH
+    return state.windows[-RECENT:][0].window.start if broken else ALWAYS
 
 
 def decide_manually(state: PolicyState, reason: str, now: datetime) -> Decision:

@@ -94,7 +94,7 @@ def _enough(challenge: Challenge) -> GateResult:
 
 
 def _parity(parity: Parity) -> GateResult:
-    passed = parity.flipped <= FLIPS * max(1, parity.rows) or parity.largest_difference <= DIFFERENCE
+    passed = parity.flipped <= max(1.0, FLIPS * parity.rows) or parity.largest_difference <= DIFFERENCE
     note = f"{parity.flipped} of {parity.rows} decisions flipped"
     return GateResult(name="ONNX = estimator", passed=passed, candidate=parity.largest_difference, note=note)
 
@@ -119,8 +119,10 @@ def _not_worse(challenge: Challenge, rule: GateRule) -> GateResult:
     """Better on the mean, and worse than the margin is excluded with 95 % confidence, by the paired difference of losses
     (non-inferiority, one-sided; Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority, 2010)."""
     name = f"{rule.metric} not worse"
-    if challenge.champion is None or not len(challenge.truth):
-        return GateResult(name=name, passed=challenge.champion is None, note=NO_CHAMPION)
+    if challenge.champion is None:
+        return GateResult(name=name, passed=True, note=NO_CHAMPION)
+    if not len(challenge.truth):
+        return GateResult(name=name, passed=False, note="no rows to compare on")
     theirs = float(row_losses(rule.metric, challenge.champion, challenge.truth).mean())
     mine = float(row_losses(rule.metric, challenge.candidate, challenge.truth).mean())
     if not np.isfinite((mine, theirs)).all():

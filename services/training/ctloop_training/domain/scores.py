@@ -16,6 +16,8 @@ TOLERANCE = 1e-3
 """Of probabilities, and of values relative to their spread: float32 arithmetic stays three orders below."""
 FLIPPED_SHARE = 0.01
 """Exact ties may fall either way in float32 (6 of 1,000 rows of a random forest were seen)."""
+OFF_SHARE = 0.02
+"""Of rows beyond the tolerance: trees behind a scaler and nearest neighbours had up to 1 %, wrong converters 20 % and more."""
 
 
 def scores(manifest: Manifest, outputs: Matrix, truth: Truth, classes: Sequence[str]) -> tuple[Measured, ...]:
@@ -33,17 +35,22 @@ def parity_of(estimator: Matrix, onnx: Matrix) -> Parity:
     )
 
 
-def parity_problem(parity: Parity, estimator: Matrix, classes: Sequence[str]) -> str | None:
+def parity_problem(parity: Parity, estimator: Matrix, onnx: Matrix, classes: Sequence[str]) -> str | None:
     """Why the inference form must not be used in the estimator's place; None: it may.
 
-    >>> parity_problem(Parity(rows=1000, largest_difference=0.58, flipped=122), np.zeros((1000, 2)), ("no", "yes"))
-    'the ONNX form differs from the estimator by up to 0.58; 122 of 1000 decisions flipped'
+    A converter that is wrong is wrong about many rows. A value that lies exactly on a tree's threshold, or two neighbours
+    at one distance, are few, and what is served is judged by the gates as it is.
+
+    >>> other = np.linspace(0, 0.58, 2000).reshape(1000, 2)
+    >>> found = Parity(rows=1000, largest_difference=0.58, flipped=122)
+    >>> parity_problem(found, np.zeros((1000, 2)), other, ("no", "yes"))
+    'the ONNX form differs from the estimator by up to 0.58 (998 of 1000 rows); 122 of 1000 decisions flipped'
     """
     scale = 1.0 if classes else max(float(np.ptp(estimator)) if len(estimator) else 0.0, 1e-9)
-    far = parity.largest_difference > TOLERANCE * scale
-    if not far and parity.flipped <= max(1.0, FLIPPED_SHARE * parity.rows):
+    off = int((np.abs(estimator - onnx).max(axis=1) > TOLERANCE * scale).sum())
+    if off <= max(1.0, OFF_SHARE * parity.rows) and parity.flipped <= max(1.0, FLIPPED_SHARE * parity.rows):
         return None
     return (
-        f"the ONNX form differs from the estimator by up to {parity.largest_difference:.3g}; "
+        f"the ONNX form differs from the estimator by up to {parity.largest_difference:.3g} ({off} of {parity.rows} rows); "
         f"{parity.flipped} of {parity.rows} decisions flipped"
     )
