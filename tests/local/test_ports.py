@@ -40,6 +40,6 @@ def test_a_taken_port_is_named() -> None:
 def test_a_setting_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """By its variable and value, not by a traceback."""
     monkeypatch.setenv("CTLOOP_PORT_BASE", "34000")
-    with pytest.raises(Problem, match="CT9107") as refused:
+    with pytest.raises(Problem, match="CT9108") as refused:
         local_settings()
     assert "CTLOOP_PORT_BASE='34000'" in refused.value.cause

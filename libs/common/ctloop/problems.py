@@ -229,7 +229,7 @@ _STACK = {
         Exit.CONFLICT,
     ),
     "CT9106": Entry("the stack runs already", "ctloop status, or ctloop down first.", Exit.CONFLICT),
-    "CT9107": Entry("a setting cannot be used", "Unset it, or give it a value that fits.", Exit.USAGE),
+    "CT9108": Entry("a setting cannot be used", "Unset it, or give it a value that fits.", Exit.USAGE),
 }
 
 CATALOGUE: Mapping[str, Entry] = MappingProxyType(

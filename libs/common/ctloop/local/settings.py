@@ -45,14 +45,14 @@ def local_settings() -> "LocalSettings":
     """The settings of the environment.
 
     Raises:
-        Problem: CT9107, a variable has a value that cannot be.
+        Problem: CT9108, a variable has a value that cannot be.
     """
     try:
         return LocalSettings()
     except ValidationError as error:
         first = error.errors()[0]
         name = "CTLOOP_" + "__".join(map(str, first["loc"])).upper()
-        raise Problem("CT9107", f"{name}={first['input']!r}: {first['msg'].lower()}") from error
+        raise Problem("CT9108", f"{name}={first['input']!r}: {first['msg'].lower()}") from error
 
 
 class LocalSettings(BaseSettings):
