@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ctloop.client import as_table, predict_call, send_calls
+from ctloop.client import predict_call, send_calls
 from ctloop.events.manifest import FieldSpec, RecordSpec
 from ctloop.problems import Problem
 from ctloop.replay.rows import rows_of
-from ctloop.tables import read_table
+from ctloop.tables import as_table, read_table
 
 VISIT = RecordSpec(
     dataset="visit",

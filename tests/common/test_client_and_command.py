@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ctloop.client import CHUNK_ROWS, AsyncClient, Client, as_table
+from ctloop.client import CHUNK_ROWS, AsyncClient, Client
 from ctloop.problems import Exit, Problem
+from ctloop.tables import as_table
 
 SERVICES = ("ingestion", "validation", "training", "registry", "serving", "monitoring", "console")
 

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +58,8 @@ def send_calls(dataset: str, data: Any, key: str | None) -> Iterator[Call]:
     """Requests that bring rows to ingestion's door, as Arrow streams."""
     import pyarrow as pa
 
+    from ctloop.tables import as_table
+
     table = as_table(data)
     key = key or str(uuid.uuid4())
     for number, start in enumerate(range(0, table.num_rows, CHUNK_ROWS)):
@@ -68,41 +70,6 @@ def send_calls(dataset: str, data: Any, key: str | None) -> Iterator[Call]:
         yield Call(
             "ingestion", "POST", f"/v1/datasets/{quoted(dataset)}/records", body=sink.getvalue(), headers=headers
         )
-
-
-def as_table(data: Any) -> Any:
-    """Arrow tables, batches, pandas, polars, anything with ``__arrow_c_stream__``, dicts, or a list of dicts.
-
-    Raises:
-        Problem: CT2001, it is none of these, or its values do not go together.
-    """
-    import pyarrow as pa
-
-    try:
-        table = _table(data)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise Problem(
-            "CT2001", f"{type(error).__name__}: {error}"[:400], "Give each column values of one type."
-        ) from error
-    if table is None:
-        raise Problem("CT2001", f"{type(data).__name__} is no table and no list of records")
-    return table
-
-
-def _table(data: Any) -> Any:
-    import pyarrow as pa
-
-    if isinstance(data, pa.Table | pa.RecordBatch):
-        return data if isinstance(data, pa.Table) else pa.Table.from_batches([data])
-    if isinstance(data, Mapping):
-        data = [data]
-    if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
-        return pa.Table.from_pylist([dict(row) for row in data])
-    if hasattr(data, "__arrow_c_stream__"):
-        return pa.table(data)
-    if type(data).__module__.startswith("pandas"):
-        return pa.Table.from_pandas(data, preserve_index=False)
-    return None
 
 
 def dataset_of(target: Any) -> str:
@@ -116,9 +83,12 @@ def predict_call(model: str, rows: Any) -> Call:
     Raises:
         Problem: CT2001, the rows are none, or have a value that JSON has no form for.
     """
-    body = rows if isinstance(rows, Mapping | list) else as_table(rows).to_pylist()
+    if not isinstance(rows, Mapping | list):
+        from ctloop.tables import as_table
+
+        rows = as_table(rows).to_pylist()
     try:
-        written = json.dumps(body, default=_iso).encode()
+        written = json.dumps(rows, default=_iso).encode()
     except (TypeError, ValueError, AttributeError) as error:
         raise Problem(
             "CT2001", f"{type(error).__name__}: {error}"[:400], "Send text, numbers, booleans and times."

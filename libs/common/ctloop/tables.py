@@ -1,9 +1,10 @@
-"""A user's file as a table, read the same way by init, send and replay, so that what one guesses the others bring."""
+"""A user's data as a table: a file, read the same way by init, send and replay, or what a program holds."""
 
 import keyword
 import re
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,37 @@ def read_table(file: str | Path) -> pa.Table:
     if broken := [one.name for one in table.schema if pa.types.is_binary(one.type)]:
         raise Problem("CT2001", f"{file}: column {broken[0]!r} is no UTF-8 text", "Save the file as UTF-8.")
     return _named(table, str(file))
+
+
+def as_table(data: Any) -> pa.Table:
+    """Arrow tables, batches, pandas, polars, anything with ``__arrow_c_stream__``, dicts, or a list of dicts.
+
+    Raises:
+        Problem: CT2001, it is none of these, or its values do not go together.
+    """
+    try:
+        table = _converted(data)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise Problem(
+            "CT2001", f"{type(error).__name__}: {error}"[:400], "Give each column values of one type."
+        ) from error
+    if table is None:
+        raise Problem("CT2001", f"{type(data).__name__} is no table and no list of records")
+    return table
+
+
+def _converted(data: Any) -> pa.Table | None:
+    if isinstance(data, pa.Table | pa.RecordBatch):
+        return data if isinstance(data, pa.Table) else pa.Table.from_batches([data])
+    if isinstance(data, Mapping):
+        data = [data]
+    if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
+        return pa.Table.from_pylist([dict(row) for row in data])
+    if hasattr(data, "__arrow_c_stream__"):
+        return pa.table(data)
+    if type(data).__module__.startswith("pandas"):
+        return pa.Table.from_pandas(data, preserve_index=False)
+    return None
 
 
 def python_name(column: str) -> str:
