@@ -22,5 +22,5 @@ def test_data_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     with pytest.raises(Problem) as raised:
         begin_anew(tmp_path)
-    assert raised.value.code == "CT9003" and "CTLOOP_DATA" in raised.value.hint
+    assert raised.value.code == "CT9109" and "CTLOOP_DATA" in raised.value.hint
     assert (tmp_path / "postgres").exists()

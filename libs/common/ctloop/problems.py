@@ -228,6 +228,9 @@ _STACK = {
         "Start on an empty directory: CTLOOP_DATA=DIR ctloop up. The old data stays for the version that made it.",
         Exit.CONFLICT,
     ),
+    "CT9109": Entry(
+        "the demo begins with an empty data directory", "CTLOOP_DATA=.ctloop-demo make demo", Exit.CONFLICT
+    ),
     "CT9106": Entry("the stack runs already", "ctloop status, or ctloop down first.", Exit.CONFLICT),
     "CT9108": Entry("a setting cannot be used", "Unset it, or give it a value that fits.", Exit.USAGE),
 }
