@@ -86,7 +86,8 @@ class IngestionHandlers:
         INGESTED.labels(dataset).inc(len(placed))
         await self.store.save_open(work.connection, dataset, batch)
         if batch.arrivals and (batch.number != before.number or not before.arrivals):
-            await work.jobs.add(CloseBatch(dataset=dataset, number=batch.number), not_before=self.limits.wait)
+            wait = self.limits.predictions_wait if dataset.endswith(PREDICTIONS) else self.limits.wait
+            await work.jobs.add(CloseBatch(dataset=dataset, number=batch.number), not_before=wait)
 
 
 def _measured(event: DataArrived | PredictionsServed) -> tuple[str, int, int]:

@@ -13,6 +13,8 @@ class Limits:
     arrivals: int = 2000
     """Their ids are listed in the fact, which has to stay small."""
     wait: timedelta = timedelta(milliseconds=500)
+    predictions_wait: timedelta = timedelta(seconds=5)
+    """Nothing decides by a landed prediction (monitoring hears each itself): a trickle of them is few batches."""
 
 
 @dataclass(frozen=True)
