@@ -158,9 +158,7 @@ def begin_anew(data_dir: Path) -> None:
         ctloop.local.down(data_dir)
         shutil.rmtree(data_dir)
     elif data_dir.exists() and any(data_dir.iterdir()):
-        raise Problem(
-            "CT9003", f"{data_dir} holds data, the demo begins with none", "CTLOOP_DATA=.ctloop-demo make demo"
-        )
+        raise Problem("CT9109", f"{data_dir} holds data of yours")
     data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True)
     mark.touch()
 

@@ -93,7 +93,9 @@ def _failed(said: TrainingFailed) -> str:
 
 def _validated(said: ModelValidated) -> str:
     if said.verdict is Verdict.PASSED:
-        return f"pass: {_some([gate(one) for one in said.gates])}"
+        theirs = {one.name: f" (champion {number(one.value)})" for one in said.champion_metrics}
+        shown = [f"{one.name} {number(one.value)}{theirs.get(one.name, '')}" for one in said.metrics]
+        return f"pass by {len(said.gates)} gates: {_some(shown)}"
     refused = [gate(one) for one in said.gates if not one.passed]
     return f"REFUSED run {str(said.run_id)[:8]}: {_some(refused)}"
 
