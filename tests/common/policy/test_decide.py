@@ -173,6 +173,20 @@ def test_a_heartbeat_without_labels_waits() -> None:
     assert not after(*unlabelled)[1].acts
 
 
+def test_runs_that_bring_nothing_do_not_run_away() -> None:
+    """A condition of the user's own that always holds: five refusals, then it waits for the next day."""
+    rule = replace(RULE, own=compile_condition("rows >= 0", NAMES), cooldown=timedelta(0))
+    state, now = PolicyState().on_champion(CHAMPION), START + WEEK
+    for minute in range(5):
+        now += timedelta(minutes=minute)
+        decision = decide(state, rule, now)
+        assert decision.acts
+        state = state.on_decided(decision, f"run {minute}").on_refused(now)
+    tired = decide(state, rule, now)
+    assert not tired.acts and "refused_today < patience does not hold" in tired.reason
+    assert decide(state, rule, now + timedelta(days=1)).acts
+
+
 def test_no_labels_is_no_evidence() -> None:
     """Unknown does not fire."""
     _, decision = after(measured(0, 0.5, 0.1, labels=0))

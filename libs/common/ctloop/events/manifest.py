@@ -103,7 +103,7 @@ class RetrainSpec(Value):
     condition: ConditionSpec | None = Field(default=None, description="Overrides the default policy's condition.")
     cooldown_seconds: float | None = Field(default=None, description="Data time between two runs; None: derived.", ge=0)
     runs_per_day: int | None = Field(default=None, description="Budget per day of data time.", ge=0)
-    loops_without_gain: int = Field(default=5, description="Refused runs in a row before it asks for patience.", ge=1)
+    loops_without_gain: int = Field(default=5, description="Runs in a row, within a day, that may bring nothing.", ge=1)
 
 
 class Manifest(Value):

@@ -31,14 +31,16 @@ DAY = timedelta(days=1)
 FIRST = f"labelled >= {SMALLEST} and labelled >= needed and runs_today < budget and not running"
 DEFAULT = (
     "(loss_low > reference_high and skill_high < reference_skill or skill_high < 0 or days_since_run >= heartbeat_days)"
-    " and labels >= needed and days_since_run >= cooldown_days and runs_today < budget and not running"
+    " and labels >= needed and days_since_run >= cooldown_days and runs_today < budget"
+    " and refused_today < patience and not running"
 )
-OWN = "days_since_run >= cooldown_days and runs_today < budget and not running"
+OWN = "days_since_run >= cooldown_days and runs_today < budget and refused_today < patience and not running"
 NAMES = frozenset(
     {
         *("labelled", "needed", "running", "labels", "rows", "drift"),
         *("loss_low", "reference_high", "skill_high", "reference_skill"),
         *("days_since_run", "cooldown_days", "heartbeat_days", "runs_today", "budget"),
+        *("refused_today", "patience"),
     }
 )
 FIRST_NODE, DEFAULT_NODE, OWN_NODE = (compile_condition(one, NAMES) for one in (FIRST, DEFAULT, OWN))
@@ -52,6 +54,8 @@ class RetrainRule:
     own: Node | None
     cooldown: timedelta | None
     runs_per_day: int | None
+    patience: int = 5
+    """Runs of a day that may bring nothing before it waits for the next one: the guard against runaway loops."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "RetrainRule":
@@ -62,6 +66,7 @@ class RetrainRule:
             Node.from_json(spec.condition.tree) if spec.condition else None,
             timedelta(seconds=spec.cooldown_seconds) if spec.cooldown_seconds is not None else None,
             spec.runs_per_day,
+            spec.loops_without_gain,
         )
 
 
@@ -170,9 +175,14 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
 
 
 def _spent(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, Value]:
-    """Runs of the last day of data time, and how many there may be."""
+    """Runs of the last day of data time, those of them that brought nothing, and how many there may be of each."""
     today = sum(1 for one in state.decided_at if now - one < DAY)
-    return {"runs_today": float(today), "budget": float(rule.runs_per_day) if rule.runs_per_day is not None else 1e9}
+    return {
+        "runs_today": float(today),
+        "budget": float(rule.runs_per_day) if rule.runs_per_day is not None else 1e9,
+        "refused_today": float(min(today, state.refused)),
+        "patience": float(rule.patience),
+    }
 
 
 def pooled(windows: Sequence[MeasuredWindow], metric: str) -> Measured | None:
