@@ -76,17 +76,34 @@ async def next_attempt(runner: RayRunner, order: RunOrder) -> tuple[Followed, Tr
             await asyncio.sleep(0.2)
 
 
-@pytest.mark.parametrize("victim", ["driver", "head"])
+async def replaced_unseen(compute: Compute, driver: int) -> None:
+    """The head is killed and there again before the driver looks."""
+    os.kill(driver, signal.SIGSTOP)
+    before = restarts(compute)
+    ctloop.local.kill(compute.stack.data_dir, "ray")
+    async with asyncio.timeout(DEADLINE):
+        while restarts(compute) == before or not ctloop.local.status(compute.stack.data_dir).ready:
+            await asyncio.sleep(0.1)
+    os.kill(driver, signal.SIGCONT)
+
+
+def restarts(compute: Compute) -> int:
+    return next(one.restarts for one in ctloop.local.status(compute.stack.data_dir).processes if one.name == "ray")
+
+
+@pytest.mark.parametrize("victim", ["driver", "head", "head, unseen"])
 @pytest.mark.timeout(240)
 async def test_a_run_that_is_cut_off_ends_in_its_next_attempt(compute: Compute, runner: RayRunner, victim: str) -> None:
-    """The driver is killed, or the whole head; the trials that ended are not tried again."""
+    """The driver is killed, or the whole head, also so fast that nobody sees it; trials that ended are not tried again."""
     manifest = compute.applied(flowers_file(SLOW, trials=4))
-    order = compute.order(manifest, f"cut-{victim}")
+    order = compute.order(manifest, f"cut-{victim[-6:]}")
     run = Followed(runner, order)
     async with asyncio.timeout(DEADLINE):
         await run.first_trial.wait()
     if victim == "driver":
         os.kill(driver_pid(runner), signal.SIGKILL)
+    elif victim == "head, unseen":
+        await replaced_unseen(compute, driver_pid(runner))
     else:
         ctloop.local.kill(compute.stack.data_dir, "ray")
     with pytest.raises(TransientError):

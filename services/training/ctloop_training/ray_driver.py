@@ -16,15 +16,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
+from ray.exceptions import AuthenticationError, OutOfMemoryError, RayError, WorkerCrashedError
 
 from ctloop.events.manifest import Manifest
 from ctloop_training.run_spec import Failed, Lost, Progress, Reply, Request, RunOrder, Trained, WarmOrder
 
 HEAD_GONE = 75
 """Exit code: the head does not answer any more."""
-PROBE_SECONDS = 1.0
+PROBE_SECONDS = 0.4
 PROBES = 2
+"""Together shorter than any restart of the head."""
 WAIT_SECONDS = 1.0
 GET_SECONDS = 30.0
 
@@ -100,6 +101,9 @@ class Driver:
             self.say(request.id, Failed(reason="out-of-memory", message=str(error)[:2000]))
         except WorkerCrashedError as error:
             self.say(request.id, Lost(message=f"the Ray worker died: {error}"[:2000]))
+        except AuthenticationError as error:  # also how a new head greets a driver of the one before
+            self.say(request.id, Lost(message=f"the head knows this driver no more: {error}"[:2000]))
+            os._exit(HEAD_GONE)
         except RayError as error:
             self.say(request.id, Lost(message=f"{type(error).__name__}: {error}"[:2000]))
         finally:
