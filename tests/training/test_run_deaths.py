@@ -16,7 +16,7 @@ from ctloop_training.run_spec import Failed, Progress, RunOrder, Trained, Trial
 
 pytestmark = pytest.mark.stack
 DEADLINE = 90.0
-SLOW = "    import time\n    time.sleep(0.3)\n" + GOOD
+SLOW = "    import time\n    time.sleep(1.0)\n" + GOOD
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ async def next_attempt(runner: RayRunner, order: RunOrder) -> tuple[Followed, Tr
 
 async def replaced_unseen(compute: Compute, driver: int) -> None:
     """The head is killed and there again before the driver looks."""
-    os.kill(driver, signal.SIGSTOP)
     before = restarts(compute)
+    os.kill(driver, signal.SIGSTOP)
     ctloop.local.kill(compute.stack.data_dir, "ray")
     async with asyncio.timeout(DEADLINE):
         while restarts(compute) == before or not ctloop.local.status(compute.stack.data_dir).ready:

@@ -29,6 +29,7 @@ ADDRESS_SPACE_HEADROOM = 4 << 30
 """Libraries map far more than they use; the declared memory comes on top."""
 DEFAULT_MEMORY = 8 << 30
 LOAD_SECONDS = 120.0
+END_SECONDS = 5.0
 SAFE_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 """What a child inherits: no address, no key, no token."""
 REASONS: tuple[FailureReason, ...] = get_args(FailureReason)
@@ -81,12 +82,23 @@ def reason_of(said: object) -> FailureReason:
 
 
 def end_those_at_home(home: Path) -> None:
-    """Kill every process that was started with this HOME: one that has left its session and its parents too."""
-    mark = f"HOME={home}".encode()
+    """Kill every process that was started with this HOME until none is left: also one that left its session and parents."""
+    until = time.monotonic() + END_SECONDS
+    while (found := those_at(home)) and time.monotonic() < until:
+        for pid in found:
+            with contextlib.suppress(OSError):  # it has ended
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def those_at(home: Path) -> list[int]:
+    """Processes of ours with this HOME."""
+    mark, found = f"HOME={home}".encode(), list[int]()
     for environment in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it has ended, or is not ours
             if mark in environment.read_bytes().split(b"\0"):
-                os.kill(int(environment.parent.name), signal.SIGKILL)
+                found.append(int(environment.parent.name))
+    return found
 
 
 class UserProcess:
