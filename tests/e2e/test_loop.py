@@ -1,8 +1,7 @@
 """The one story: model files are applied, data arrives, models are trained, judged, promoted and answer; and why."""
 
 import importlib.util
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from waiting import until
 
 import ctloop.local
 from ctloop.cli.declaring import wait_until_known
@@ -20,7 +20,6 @@ from ctloop.problems import Exit, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.e2e, pytest.mark.stack, pytest.mark.timeout(400)]
-SECONDS = 150.0
 FIRST = datetime(2020, 1, 1, tzinfo=UTC)
 TRIPS = """
 from datetime import datetime
@@ -39,16 +38,6 @@ class Trip(ct.Record, id="trip", time="at"):
 def trips(X, y):
     return LogisticRegression().fit(X, y)
 """
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a fact."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{what} did not come within {SECONDS:.0f} s")
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import importlib
 import itertools
 import json
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from collector import Collected, Collector
+from waiting import until
 
 from ctloop.cli.declaring import wait_until_known
 from ctloop.client import Client
@@ -21,7 +20,6 @@ from ctloop.local.state import Stack
 from ctloop.problems import Problem
 
 pytestmark = [pytest.mark.e2e, pytest.mark.stack, pytest.mark.timeout(400)]
-SECONDS = 150.0
 FIRST = datetime(2020, 1, 1, tzinfo=UTC)
 PARCELS = """
 from datetime import datetime
@@ -74,16 +72,6 @@ OF_DELIVERY = (
 )
 NOTHING_YET = ("ctloop_events_rejected_total", "ctloop_redrive_total", "ctloop_drift_score")
 """Declared, without a value: nothing of the kind has happened in this story."""
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a fact."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{what} did not come within {SECONDS:.0f} s")
 
 
 def parcels(rows: int) -> pa.Table:

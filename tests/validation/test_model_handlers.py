@@ -21,7 +21,7 @@ from ctloop.platform.migrate import make_schema
 from ctloop.platform.pipelines import PipelineHandlers
 from ctloop_validation.model_handlers import ModelHandlers
 from ctloop_validation.model_job_types import EvaluateModel, ModelEvaluated
-from ctloop_validation.model_store import SCHEMA, ModelStore
+from ctloop_validation.model_store import ModelStore
 
 NAMESPACE = UUID("d0a94f6c-6f0b-4d1d-8f7e-7d2f1f2f9a11")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -106,7 +106,6 @@ async def desk(database: str) -> AsyncIterator[Desk]:
     await connection.execute("SET search_path = validation")
     transaction = connection.transaction()
     await transaction.start()
-    await connection.execute(SCHEMA)
     made = Desk(connection)
     release = PipelineReleased(model="flowers", pipeline_version=1, digest=MANIFEST.digest, manifest=MANIFEST)
     await PipelineHandlers().on_pipeline_released(release, made.work("release"))

@@ -182,15 +182,15 @@ class _Calls:
 
     def runs(self, model: str, limit: int = 50) -> Any:
         """Runs of a model, newest first, with the progress of the open one."""
-        return self._do(Call("training", "GET", f"/v1/models/{model}/runs", {"limit": limit}))
+        return self._do(Call("training", "GET", f"/v1/models/{quoted(model)}/runs", {"limit": limit}))
 
     def decisions(self, model: str, limit: int = 50) -> Any:
         """Decisions about a model, newest first, acted on or not, each with its condition's values."""
-        return self._do(Call("training", "GET", f"/v1/models/{model}/decisions", {"limit": limit}))
+        return self._do(Call("training", "GET", f"/v1/models/{quoted(model)}/decisions", {"limit": limit}))
 
     def approve(self, decision_id: str) -> Any:
         """Act on a decision that autonomy held back."""
-        return self._post("training", f"/v1/decisions/{decision_id}:approve", {})
+        return self._post("training", f"/v1/decisions/{quoted(decision_id)}:approve", {})
 
     def loops(self, model: str | None = None, limit: int = 50) -> Any:
         """Loops, newest first."""

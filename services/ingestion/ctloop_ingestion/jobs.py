@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 
 from ctloop.events.errors import RejectedEvent
 from ctloop.events.manifest import RecordSpec
+from ctloop.events.staged import FAR, FIRST
 from ctloop.platform.delivery import Edge
 from ctloop.platform.jobs import Lease, runs
 from ctloop.platform.pipelines import PREDICTIONS
 from ctloop.platform.storage import Objects
 from ctloop_ingestion.domain.bodies import count_rows, read_arrow, read_parquet, reference
-from ctloop_ingestion.domain.staging import FAR, FIRST, Part, arrow_part, broken_part, ndjson_parts, stage
+from ctloop_ingestion.domain.staging import Part, arrow_part, broken_part, ndjson_parts, stage
 from ctloop_ingestion.handlers import IngestionHandlers
 from ctloop_ingestion.store import IngestionStore, KeptArrival
 from ctloop_ingestion.work import BatchStaged, StageBatch

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from ctloop import columns
 from ctloop.events.errors import Truncated
 from ctloop.events.manifest import RecordSpec
-from ctloop.platform.storage import DatasetDigest, lanes_to_bytes, row_digests
-from ctloop_validation.domain.examine import ARRIVED, RAW, SEQUENCE, Examined, examine
+from ctloop.events.staged import ARRIVED, RAW, SEQUENCE
+from ctloop.platform.storage import INTERNAL, DatasetDigest, lanes_to_bytes, row_digests
+from ctloop_validation.domain.examine import Examined, examine
 from ctloop_validation.domain.predictions import probabilities
 from ctloop_validation.domain.reading import Mask, compute
 from ctloop_validation.domain.settle import Rows, Settled, newest, settle
@@ -23,7 +24,6 @@ from ctloop_validation.work import QuarantinedRow
 
 SHOWN_ROWS = 200
 SHOWN_CHARACTERS = 4000
-INTERNAL = (SEQUENCE, ARRIVED)
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,6 @@ from ctloop.events.values import DatasetVersion, ObjectRef, Signature, Verdict, 
 
 Connection = Any
 
-SCHEMA = """
--- Models that were trained, with the newest verdict on each.
-CREATE TABLE IF NOT EXISTS candidate (
-  run_id uuid PRIMARY KEY,
-  model text NOT NULL,
-  fact text NOT NULL,                 -- ModelTrained
-  loop_id uuid,
-  trained_at timestamptz NOT NULL,
-  verdict text CHECK (verdict IN ('passed', 'failed')),
-  champion_epoch bigint,              -- the verdict's
-  promoted boolean NOT NULL DEFAULT false
-);
-CREATE INDEX IF NOT EXISTS candidate_waiting ON candidate (model, trained_at) WHERE NOT promoted AND verdict = 'passed';
--- The champion as of its highest epoch known here.
-CREATE TABLE IF NOT EXISTS champion (
-  model text PRIMARY KEY,
-  epoch bigint NOT NULL,
-  champion text NOT NULL              -- JSON of model_store.Champion
-);
-"""
-
 
 class Champion(Value):
     """What a candidate has to be as good as."""

@@ -27,7 +27,7 @@ HISTORY_START, HISTORY_END = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1,
 LAST = datetime(2013, 9, 2, tzinfo=UTC)
 STORY_SECONDS = 50.0
 """After two closed loops the story goes on until a gate has refused something, but not for longer than this."""
-ASK_SECONDS = 0.05
+ASK_SECONDS, LOOK_SECONDS, SHOW_SECONDS = 0.05, 0.05, 0.4
 WEEK = timedelta(days=7)
 ROWS = 1_000
 QUIET_SECONDS = 0.6
@@ -108,6 +108,7 @@ class Tally:
 class Story:
     """How a run went."""
 
+    manifest: Any
     watched: Watched
     tally: Tally
     live_from: dict[int, datetime]
@@ -212,7 +213,7 @@ def run(
                 over = watched.refused or time.monotonic() - began > seconds
                 if len(live_from) >= 2 and week >= weeks_after(live_from) and over:
                     break
-        return Story(watched, tally, live_from, until)
+        return Story(compiled.manifest, watched, tally, live_from, until)
 
 
 def weeks_after(live_from: dict[int, datetime]) -> int:
@@ -313,9 +314,10 @@ def settle(client: Any, watched: Watched, tally: Tally, *, first: bool = False) 
         live = watched.all("ModelDeployed") or not first
         if quiet and live and watched.landed() >= tally.sent and not watched.loop_open:
             return
-        if watched.loop_open and sys.stdout.isatty():
+        shown = watched.loop_open and sys.stdout.isatty()
+        if shown:
             show_trials(client, watched)
-        time.sleep(0.05)
+        time.sleep(SHOW_SECONDS if shown else LOOK_SECONDS)
     raise Problem("CT9005", f"{watched.landed():,} of {tally.sent:,} rows disposed of; loop open: {watched.loop_open}")
 
 

@@ -42,7 +42,6 @@ def compare(story: Story, table: Any) -> None:
 def replayed(story: Story, table: Any) -> Any:
     """The story told again in one process: its rows, its first decision, its hyperparameters, its swaps."""
     from ctloop import bundle
-    from ctloop.compiler import compile_file
     from ctloop.replay import Settings, replay
 
     trained = {one["data"]["run_id"]: one["data"] for one in story.watched.all("ModelTrained")}
@@ -53,9 +52,8 @@ def replayed(story: Story, table: Any) -> Any:
         live_from=story.live_from,
         params={version: dict(trained[run]["params"]) for version, run in enumerate(judged, 1)},
     )
-    manifest = compile_file(EXAMPLE / "flights.py")[0].manifest
     model = vars(bundle.load_module(EXAMPLE / "flights.py", MODEL))[MODEL]
-    return replay(manifest, model, table.filter(before(table, story.until)), settings)
+    return replay(story.manifest, model, table.filter(before(table, story.until)), settings)
 
 
 def before(table: Any, until: datetime) -> Any:

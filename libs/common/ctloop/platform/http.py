@@ -27,7 +27,14 @@ class ProblemResponse(Exception):
 
 
 def problem(
-    status: int, code: str, title: str, *, detail: str = "", hint: str = "", errors: list[dict[str, str]] | None = None
+    status: int,
+    code: str,
+    title: str,
+    *,
+    detail: str = "",
+    hint: str = "",
+    errors: list[dict[str, str]] | None = None,
+    retry_after: int | None = None,
 ) -> JSONResponse:
     """An ``application/problem+json`` answer; without a hint of its own it has the catalogue's."""
     span = trace.get_current_span().get_span_context()
@@ -41,9 +48,9 @@ def problem(
         "errors": errors or [],
         "trace_id": f"{span.trace_id:032x}" if span.is_valid else None,
     }
-    return JSONResponse(
-        {name: value for name, value in body.items() if value not in ("", None, [])}, status, media_type=PROBLEM_JSON
-    )
+    said = {name: value for name, value in body.items() if value not in ("", None, [])}
+    headers = None if retry_after is None else {"Retry-After": str(retry_after)}
+    return JSONResponse(said, status, headers, media_type=PROBLEM_JSON)
 
 
 def install_problems(
@@ -67,11 +74,8 @@ def install_problems(
 
 
 async def _on_passing(request: Request, error: Exception) -> JSONResponse:
-    answer = problem(
-        503, "CT5030", "a part of the stack does not answer now", detail=type(error).__name__, hint="try again"
-    )
-    answer.headers["Retry-After"] = "1"
-    return answer
+    title = "a part of the stack does not answer now"
+    return problem(503, "CT5030", title, detail=type(error).__name__, hint="try again", retry_after=1)
 
 
 async def _on_unstorable(request: Request, error: Exception) -> JSONResponse:
@@ -80,10 +84,10 @@ async def _on_unstorable(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProblemResponse)
-    answer = problem(error.status, error.code, error.title, detail=error.detail, hint=error.hint, errors=error.errors)
-    if error.retry_after is not None:
-        answer.headers["Retry-After"] = str(error.retry_after)
-    return answer
+    return problem(
+        error.status, error.code, error.title, detail=error.detail, hint=error.hint, errors=error.errors,
+        retry_after=error.retry_after,
+    )  # fmt: skip
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

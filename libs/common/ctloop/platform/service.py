@@ -29,7 +29,7 @@ from ctloop.platform.delivery.consume import ConsumeLoop
 from ctloop.platform.delivery.dead_letters import count_dead, dead_letter_api
 from ctloop.platform.delivery.disposition import DATABASE_GONE, UNSTORABLE
 from ctloop.platform.delivery.edge import Edge, being_cancelled
-from ctloop.platform.delivery.hears import Hears, InFlight, Refused, on, said_types
+from ctloop.platform.delivery.hears import Hears, Refused, on, said_types
 from ctloop.platform.delivery.liveness import Liveness
 from ctloop.platform.delivery.parking import Parking
 from ctloop.platform.delivery.relay import Relay
@@ -241,10 +241,10 @@ pipelines_owner = pipelines.PipelineHandlers()
 async def on_refused(request: Request, error: Exception) -> Response:
     """A command's no as a problem."""
     refused = cast(Refused, error)
-    answer = problem(refused.status, refused.code, refused.title, detail=refused.detail, hint=refused.hint)
-    if isinstance(refused, InFlight):
-        answer.headers["Retry-After"] = "1"
-    return answer
+    return problem(
+        refused.status, refused.code, refused.title, detail=refused.detail, hint=refused.hint,
+        retry_after=refused.retry_after,
+    )  # fmt: skip
 
 
 def _platform_api(service: Service, ready: Callable[[], dict[str, str]] | None) -> APIRouter:

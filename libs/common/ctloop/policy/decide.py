@@ -11,7 +11,7 @@ from ctloop.events.values import EvaluatedNode, Measured
 from ctloop.policy.conditions import Node, Value, compile_condition, evaluate, fires
 from ctloop.policy.losses import SKILL, higher_is_better
 from ctloop.policy.split import SMALLEST
-from ctloop.policy.state import MeasuredWindow, PolicyState
+from ctloop.policy.state import DAY, MeasuredWindow, PolicyState
 
 Trigger = Literal["first-model", "performance", "drift", "condition", "heartbeat", "manual"]
 ALWAYS = datetime(1000, 1, 1, tzinfo=UTC)
@@ -26,7 +26,6 @@ BROKEN, FRESH = -0.5, 1_000
 """Skill below which what was learned no longer holds, and labels since then that suffice to learn anew."""
 FIRST_GROWTH = 1.5
 """How much more must be labelled before a first model is tried again."""
-DAY = timedelta(days=1)
 
 FIRST = f"labelled >= {SMALLEST} and labelled >= needed and runs_today < budget and not running"
 DEFAULT = (
@@ -104,7 +103,7 @@ def decide(state: PolicyState, rule: RetrainRule, now: datetime) -> Decision:
         return Decision(False, None, _calm_sentence(state, rule, tree, values), tree, now, causes=causes)
     *worse, _ = tree.args[0].args
     if not any(fires(one) for one in worse):
-        return Decision(True, "heartbeat", _heartbeat_sentence(values), tree, now, causes=causes)
+        return Decision(True, "heartbeat", _heartbeat_sentence(state, values), tree, now, causes=causes)
     since = _learn_since(state, values)
     return Decision(True, "performance", _worse_sentence(state, rule, values), tree, now, since=since, causes=causes)
 
@@ -151,17 +150,17 @@ def _values(state: PolicyState, rule: RetrainRule, now: datetime) -> dict[str, V
     reference = {one.name: one for one in champion.metrics}
     since_run = max((*state.decided_at[-1:], champion.promoted_at))
     cooldown = rule.cooldown if rule.cooldown is not None else champion.window_length
-    learned = champion.training_window
+    learned, slower = champion.training_window, 2 ** min(state.refused, 10)
     values: dict[str, Value] = {
         "loss_low": loss.low if loss else None,
         "reference_high": _end(reference.get(rule.metric), high=True),
         "skill_high": skill.high if skill else None,
         "reference_skill": reference[SKILL].value if SKILL in reference else None,
         "labels": float(sum(one.labels for one in recent)),
-        "needed": float(EVIDENCE * 2 ** min(state.refused, 10)),
+        "needed": float(EVIDENCE * slower),
         "days_since_run": (now - since_run) / DAY,
         "cooldown_days": cooldown / DAY,
-        "heartbeat_days": (learned.end - learned.start) / DAY * 2 ** min(state.refused, 10),
+        "heartbeat_days": (learned.end - learned.start) / DAY * slower,
         **_spent(state, rule, now),
         "running": state.open_run is not None,
         "rows": float(state.labelled - state.labelled_at_decision),
@@ -229,9 +228,13 @@ def _worse_sentence(state: PolicyState, rule: RetrainRule, values: dict[str, Val
     )
 
 
-def _heartbeat_sentence(values: dict[str, Value]) -> str:
-    days, learned = (float(values[one] or 0) for one in ("days_since_run", "heartbeat_days"))
-    return f"{days:.3g} days since the last run, the champion learned from {learned:.3g}: all of it may be renewed"
+def _heartbeat_sentence(state: PolicyState, values: dict[str, Value]) -> str:
+    assert state.champion is not None
+    learned = state.champion.training_window
+    return (
+        f"{float(values['days_since_run'] or 0):.3g} days since the last run, the champion learned from"
+        f" {(learned.end - learned.start) / DAY:.3g}: all of it may be renewed"
+    )
 
 
 def _calm_sentence(state: PolicyState, rule: RetrainRule, tree: EvaluatedNode, values: dict[str, Value]) -> str:

@@ -16,21 +16,17 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ctloop.events.errors import SchemaMismatch
+from ctloop.events.staged import ARRIVED, FAR, FIRST, PROBLEM, RAW, ROWS_PER_ARRIVAL, SEQUENCE
 from ctloop_ingestion.domain.bodies import split_ndjson
 
 pc: Any = pyarrow.compute  # its functions are made at import and have no types
 
-SEQUENCE, ARRIVED, RAW, PROBLEM = "_sequence", "_arrived", "_raw", "_problem"
-ROWS_PER_ARRIVAL = 1 << 24
-"""An arrival's number is shifted by as much to make room for the row's: the sequence."""
 PIECE_BYTES = 4 << 20
 """NDJSON is read in pieces of at most this size: a Python object takes ten times its text."""
 INT64 = 1 << 63
 PROBABILITIES = "probabilities"
 """Of predictions: the only column that is a list."""
 MICROS = pa.timestamp("us", "UTC")
-FIRST, FAR = -62_135_596_800_000_000, 253_402_300_800_000_000
-"""Microseconds of the years 1 and 10000: the times Python, Delta and people have."""
 TICKS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 

@@ -8,15 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from ctloop.events.manifest import FieldSpec, RecordSpec
+from ctloop.events.staged import ARRIVED, PROBLEM, ROWS_PER_ARRIVAL, SEQUENCE
 from ctloop_validation.domain.reading import ARROW_TYPES, MICROS, Column, Mask, compute, mask, read_column
 from ctloop_validation.domain.rules import Findings, broken_rules, time_bounds
 from ctloop_validation.domain.suite import id_field
 
-SEQUENCE, ARRIVED, RAW, PROBLEM = "_sequence", "_arrived", "_raw", "_problem"
 OBSERVED_AT = "observed_at"
 FUTURE = timedelta(minutes=5)
-ROWS_PER_ARRIVAL = 1 << 24
-"""``_sequence`` is the arrival's number times this, and the row."""
 
 
 @dataclass(frozen=True)

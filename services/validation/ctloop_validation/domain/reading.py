@@ -8,11 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ctloop.events.manifest import ColumnKind
+from ctloop.events.staged import FAR, FIRST
 
 Mask = npt.NDArray[np.bool_]
 MICROS = pa.timestamp("us", "UTC")
-FIRST, FAR = -62_135_596_800_000_000, 253_402_300_800_000_000
-"""Microseconds of the years 1 and 10000: the times Python, Delta and people have."""
 ARROW_TYPES: dict[str, Any] = {
     "string": pa.string(),
     "integer": pa.int64(),

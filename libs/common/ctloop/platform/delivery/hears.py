@@ -62,11 +62,14 @@ class Said:
 
 
 class Refused(CtloopError):
-    """A command's no: nothing is saved; the API answers with the problem."""
+    """A command's no: nothing is saved; the API answers with the problem. ``retry_after`` in seconds."""
 
-    def __init__(self, status: int, code: str, title: str, *, detail: str = "", hint: str = "") -> None:
+    def __init__(
+        self, status: int, code: str, title: str, *, detail: str = "", hint: str = "", retry_after: int | None = None
+    ) -> None:
         super().__init__(f"{code}: {title}")
         self.status, self.code, self.title, self.detail, self.hint = status, code, title, detail, hint
+        self.retry_after = retry_after
 
 
 class IdempotencyConflict(Refused):
@@ -85,7 +88,7 @@ class InFlight(Refused):
 
     def __init__(self, key: str) -> None:
         title = f"a request with Idempotency-Key {key!r} is being carried out"
-        super().__init__(409, "CT4090", title, hint="wait for its answer, or send it again in a second")
+        super().__init__(409, "CT4090", title, hint="wait for its answer, or send it again in a second", retry_after=1)
 
 
 def said_types(hears: Sequence[Hears]) -> tuple[type[Event], ...]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-SEQUENCE = "_sequence"
-ARRIVED = "_arrived"
+from ctloop.events.staged import ARRIVED, SEQUENCE
+
 OBSERVED_AT = "_observed_at"
 INTERNAL = (SEQUENCE, ARRIVED)
 """Columns of the table of records that are ours: arrival number and row, and when it arrived (wall clock, UTC)."""
