@@ -134,7 +134,7 @@ def demo(
     parts = f"{sum(1 for one in stack.processes if one.is_ready)} processes"
     line(time.monotonic() - began, "ready", parts, f"model file: {EXAMPLE / 'flights.py'}")
     try:
-        good = told(stack, began, weeks, data, reading.result())
+        good = told(stack, began, weeks, data, reading.result(), keep=keep)
     finally:
         if keep:
             for name, url in stack.urls.items():
@@ -164,7 +164,7 @@ def begin_anew(data_dir: Path) -> None:
     mark.touch()
 
 
-def told(stack: Any, began: float, weeks: int, data: Any, table: Any) -> bool:
+def told(stack: Any, began: float, weeks: int, data: Any, table: Any, *, keep: bool) -> bool:
     """The story and its closing table; whether all went well."""
     from ctloop.cli import demo_closing
     from ctloop.client import Client
@@ -173,7 +173,7 @@ def told(stack: Any, began: float, weeks: int, data: Any, table: Any) -> bool:
     with Client(urls=stack.urls, patience_seconds=PATIENCE_SECONDS) as client:
         good = demo_closing.closing(client, story)
         demo_closing.compare(story, table)
-        demo_closing.ending(client, time.monotonic() - began)
+        demo_closing.ending(client, time.monotonic() - began, keep=keep)
     return good
 
 

@@ -1,5 +1,6 @@
 """What the demo says at its end: each loop, what was asked and sent, the same flights under other policies, what to try."""
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -65,11 +66,14 @@ def before(table: Any, until: datetime) -> Any:
     return pc.less(table.column("departs"), pa.scalar(until, pa.timestamp("us", "UTC")))
 
 
-def ending(client: Any, seconds: float) -> None:
+def ending(client: Any, seconds: float, *, keep: bool) -> None:
     """Why the model of now, and what to do next."""
     newest = client.champion(MODEL)
     row = '{"carrier":"UA","origin":"EWR","dest":"ORD","distance":719,"departs":"2013-07-01T12:00:00Z"}'
     print(f"\n  why {MODEL}@{newest['version']}?  {client.why(MODEL, newest['version'])['sentence']}")
     print(f"  try it:  curl -s {client.urls['serving']}/v1/models/{MODEL}/predict -d '{row}'")
+    print(f"           {json.dumps(client.predict(MODEL, json.loads(row)))}")
+    if not keep:
+        print("           (that was its answer; all is stopped now: make demo KEEP=1 leaves it running)")
     print("  yours:   ctloop init --from your.csv && ctloop replay model.py your.csv    (no stack needed)")
     print(f"  {seconds:.0f} s")
